@@ -1,0 +1,329 @@
+"""The configuration of a run: strict, frozen, typed. Imports no stage and no heavy library.
+
+Each fact stands once; what follows from others is a property. Checks that need the model, the data or the
+cluster live in `orchestration.plan`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values never change after load."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Plugin(Section):
+    """A registered plug-in by name, with its own options."""
+
+    name: str
+    """Key in the plug-in's registry."""
+    options: dict[str, Any] = {}
+    """Validated against the entry's options model when the run is planned."""
+
+
+class RunSection(Section):
+    """The run itself."""
+
+    dir: str
+    """Run directory: a local path. Must not exist unless the run is resumed."""
+    seed: NonNegativeInt = 0
+    """Seeds prompt order and every sampled token."""
+    num_steps: PositiveInt = 100
+    """Steps to train; one step is one batch of groups and one published policy version."""
+    plugins: tuple[str, ...] = ()
+    """Python modules imported in driver, voters and ranks before plug-ins are looked up."""
+    max_empty_steps: PositiveInt = 5
+    """Steps in a row without any trainable group before the run ends with an error."""
+
+
+class ModelSection(Section):
+    """The base model: any Hugging Face causal language model."""
+
+    path: str
+    """Directory or hub name, with weights and tokenizer."""
+    revision: str | None = None
+    """Hub revision; None takes the default branch."""
+    trust_remote_code: bool = False
+    """Run code that ships with the model."""
+
+
+class ColumnNames(Section):
+    """Which columns of the data hold what. Dots reach into nested records (`reward_model.ground_truth`)."""
+
+    prompt: str = "prompt"
+    """A string, or a list of chat messages with role and content."""
+    answer: str | None = None
+    """Reference answer for evaluation and audit; None tries `answer`, then `reward_model.ground_truth`."""
+    id: str | None = None
+    """Stable row key; None uses the row's index."""
+    data_source: str | None = None
+    """Column naming the data set; None tries `data_source`, then the path's name."""
+
+
+class DataSource(Section):
+    """One data set of prompts."""
+
+    path: str
+    """JSONL or Parquet file or glob, `datasets` directory, hub name, or `reasoning_gym:TASK`."""
+    format: Literal["auto", "jsonl", "parquet", "datasets", "hub", "reasoning_gym"] = "auto"
+    """auto goes by the path."""
+    split: str = "train"
+    """Split of a `datasets` directory or hub name."""
+    columns: ColumnNames = ColumnNames()
+    """Column names."""
+    task_options: dict[str, Any] = {}
+    """Parameters of a reasoning-gym task (its own names)."""
+    size: PositiveInt | None = None
+    """Rows to take from the front, or to generate for reasoning_gym (needed there)."""
+    seed: NonNegativeInt = 0
+    """Seed of a generated task."""
+    extractor: str | None = None
+    """Answer extractor for these prompts; None uses voting.extractor."""
+
+
+class DataSection(Section):
+    """Prompts to train on, and how they are rendered."""
+
+    train: tuple[DataSource, ...] = Field(min_length=1)
+    """Data sets, concatenated."""
+    shuffle: bool = True
+    """Shuffle each epoch by the run's seed; otherwise file order."""
+    chat_template: Literal["auto", "never"] = "auto"
+    """auto uses the tokenizer's chat template when it has one."""
+    prompt_suffix: str = ""
+    """Appended to the last user turn. SRT: " Let's think step by step and output the final answer within \\\\boxed{}."."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer prompts are handled by on_long_prompt."""
+    on_long_prompt: Literal["drop", "error"] = "drop"
+    """drop leaves the prompt out and counts it; error refuses the data."""
+
+
+class RolloutSection(Section):
+    """Samplers: how completions are drawn."""
+
+    engine: Plugin = Plugin(name="vllm")
+    """vllm, or fake for tests without an engine. Options of vllm are any further engine arguments."""
+    num_samplers: PositiveInt = 1
+    """Ray actors, each hosting one engine."""
+    tensor_parallel_size: PositiveInt = 1
+    """Workers per sampler."""
+    prompts_per_step: PositiveInt = 16
+    """Groups per step (P)."""
+    completions_per_prompt: PositiveInt = 16
+    """Completions per group (k)."""
+    max_completion_tokens: PositiveInt = 1024
+    """Completions are cut here."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; 1 turns it off."""
+    stop: tuple[str, ...] = ()
+    """Stop strings besides the end-of-text token."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision of the samplers."""
+    max_model_len: PositiveInt | None = None
+    """Context of the engine; None takes max_prompt_tokens + max_completion_tokens."""
+
+
+class VotingSection(Section):
+    """How k completions become a reward."""
+
+    num_replicas: PositiveInt = 1
+    """Ray actors that tally."""
+    extractor: Plugin = Plugin(name="boxed")
+    """How an answer is read from a completion."""
+    equivalence: Plugin = Plugin(name="exact")
+    """When two answers are the same."""
+    rule: Plugin = Plugin(name="majority")
+    """How the winner is elected and what agreement with it pays."""
+    truncated: Literal["abstain", "vote"] = "abstain"
+    """What a completion cut at the limit does."""
+    cpu_seconds: PositiveFloat = 2.0
+    """CPU time one comparison or parse may take in its worker process."""
+    num_workers: PositiveInt = 1
+    """Killable worker processes per replica, for equivalences that need them."""
+
+
+class KLSection(Section):
+    """KL penalty towards the base model. Coefficient 0 loads no reference model."""
+
+    coefficient: NonNegativeFloat = 0.0
+    """Weight of the penalty; SRT's paper uses 0.001."""
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Per-token estimator (Schulman): k3 = exp(d) - d - 1 with d = ref - policy, clamped to [-10, 10]."""
+    placement: Literal["reward"] = "reward"
+    """In the reward, as in SRT."""
+
+
+class LearnerSection(Section):
+    """ZeRO learner: how the policy is updated."""
+
+    num_ranks: PositiveInt = 1
+    """Ray actors in one process group."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """DeepSpeed ZeRO stage."""
+    algorithm: Plugin = Plugin(name="rloo")
+    """Advantage estimator."""
+    learning_rate: NonNegativeFloat = 1e-6
+    """Constant unless warm-up is on."""
+    warmup_steps: NonNegativeInt = 0
+    """Updates of linear warm-up."""
+    weight_decay: NonNegativeFloat = 0.01
+    """AdamW weight decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW betas."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient clipping."""
+    max_tokens_per_micro_batch: PositiveInt = 16384
+    """Prompt and completion tokens in one forward pass, padding included; a longer sequence goes alone."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """bfloat16 keeps float32 master weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    kl: KLSection = KLSection()
+    """KL penalty."""
+
+
+class SyncSection(Section):
+    """Weight transfer from learner to samplers."""
+
+    backend: Literal["auto", "gloo", "nccl", "ipc"] = "auto"
+    """auto: gloo on CPU; on GPUs ipc when samplers and learner share one device, else nccl."""
+    bucket_mib: PositiveInt = 256
+    """Size of one packed bucket in MiB."""
+    verify_every: NonNegativeInt = 1
+    """Compare checksums of learner and samplers every N published versions; 0 never."""
+
+
+class EvaluationSection(Section):
+    """Evaluation on held-out prompts while training; its answers never reach the vote."""
+
+    data: tuple[DataSource, ...] = ()
+    """Data sets with reference answers; empty turns evaluation off."""
+    every_steps: NonNegativeInt = 0
+    """Evaluate every N steps; 0 only before the first and after the last step."""
+    completions_per_prompt: PositiveInt = 16
+    """n of avg@n and maj@n."""
+    temperature: NonNegativeFloat = 1.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling."""
+    max_prompts: PositiveInt | None = None
+    """First rows per data set; None takes all."""
+
+
+class CheckpointSection(Section):
+    """What is saved to resume from."""
+
+    every_steps: NonNegativeInt = 50
+    """Save every N steps; 0 only at the end and on signals."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept."""
+
+
+class ClusterSection(Section):
+    """Where the actors run."""
+
+    address: str = "local"
+    """local starts Ray on this machine; otherwise an existing cluster ("auto", "HOST:PORT")."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes cuda when the cluster has GPUs."""
+    cpus_per_sampler: PositiveInt = 1
+    """Logical CPUs of a sampler per tensor-parallel worker; on CPU also its threads."""
+    cpus_per_rank: PositiveInt = 1
+    """Logical CPUs of a learner rank; on CPU also its threads."""
+    colocate: bool = False
+    """Samplers and ranks share one GPU (weights go by CUDA IPC)."""
+    kv_cache_gib: PositiveFloat = 1.0
+    """KV cache per CPU sampler in GiB."""
+
+
+class DeadlineSection(Section):
+    """Every wait ends. Seconds without progress before a wait is given up."""
+
+    start_seconds: PositiveFloat = 600
+    """Until an actor is placed and its engine or rank is ready."""
+    rollout_seconds: PositiveFloat = 300
+    """Without a new token from a busy sampler."""
+    vote_seconds: PositiveFloat = 120
+    """For the tallies and rewards of one group."""
+    learn_seconds: PositiveFloat = 1800
+    """Without a finished micro-batch in an update."""
+    sync_seconds: PositiveFloat = 300
+    """For one weight transfer."""
+    save_seconds: PositiveFloat = 600
+    """For a checkpoint or an export."""
+    stop_seconds: PositiveFloat = 30
+    """For actors to end after the run; then they are killed."""
+
+
+class ReportSection(Section):
+    """What is shown and written beside the groups."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events."""
+    audit: bool = True
+    """Score pseudo-labels against reference answers, where the data has them, in a process of its own."""
+    live: Literal["auto", "never"] = "auto"
+    """auto shows a live display in a terminal and plain lines elsewhere."""
+    sample_groups: NonNegativeInt = 3
+    """Groups shown before and after in the report."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    run: RunSection
+    model: ModelSection
+    data: DataSection
+    rollout: RolloutSection = RolloutSection()
+    voting: VotingSection = VotingSection()
+    learner: LearnerSection = LearnerSection()
+    sync: SyncSection = SyncSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    cluster: ClusterSection = ClusterSection()
+    deadlines: DeadlineSection = DeadlineSection()
+    report: ReportSection = ReportSection()
+
+    @property
+    def max_model_len(self) -> int:
+        """Context the engine is started with, in tokens."""
+        return self.rollout.max_model_len or self.data.max_prompt_tokens + self.rollout.max_completion_tokens
+
+    @property
+    def run_path(self) -> Path:
+        return Path(self.run.dir)
+
+    @model_validator(mode="after")
+    def _check_arithmetic(self) -> RunConfig:
+        problems = []
+        k = self.rollout.completions_per_prompt
+        if k < 2:
+            problems.append(
+                f"rollout.completions_per_prompt is {k}: a vote needs at least 2 completions per prompt "
+                "(with one, every answer agrees with itself); set it to 2 or more"
+            )
+        needed = self.data.max_prompt_tokens + self.rollout.max_completion_tokens
+        if self.rollout.max_model_len is not None and self.rollout.max_model_len < needed:
+            problems.append(
+                f"prompt {self.data.max_prompt_tokens:,} + completion {self.rollout.max_completion_tokens:,} tokens "
+                f"= {needed:,} exceed rollout.max_model_len {self.rollout.max_model_len:,}; raise it or shorten them"
+            )
+        if self.cluster.colocate and self.sync.backend == "nccl":
+            problems.append("cluster.colocate shares one GPU, which nccl cannot; set sync.backend to auto or ipc")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self

@@ -1,0 +1,132 @@
+"""Every error Quorum raises on purpose, split by who must act.
+
+    QuorumError
+    |-- ConfigError            the user: configuration or command line (exit 2)
+    |-- DataError              the user: prompts, model directory, references (exit 3)
+    |-- ResourceError          the user or the cluster: CPUs, GPUs, disk, ports, a start that cannot succeed (exit 4)
+    |-- StageError             a stage failed while the run was going (exit 5, checkpoint kept)
+    |   |-- RolloutError
+    |   |   |-- EngineTimeout      no progress within the deadline
+    |   |   `-- EngineDied         the engine or its actor is gone
+    |   |-- VotingError
+    |   |-- WeightSyncError
+    |   |   `-- StaleSamplerError
+    |   |-- LearnerError
+    |   |   `-- NonFiniteLoss
+    |   `-- StorageError           a write failed (disk full): what was written before is kept
+    |-- GuardStop              the collapse guard ended the run (exit 6)
+    `-- Interrupted            Ctrl-C or SIGTERM (exit 130 / 143, checkpoint saved)
+
+Messages say what was got, what was wanted and what to do next. Every class survives pickling: its
+constructor's arguments are its `args`.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class QuorumError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(QuorumError):
+    """The configuration is wrong. Holds every problem found, not just the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str] | tuple[str, ...] | str) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        return f"{len(self.problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in self.problems)
+
+
+class DataError(QuorumError):
+    """Prompts, references or a model directory cannot be used."""
+
+    exit_code = 3
+
+
+class ResourceError(QuorumError):
+    """The machine or cluster cannot hold the plan, or a start cannot succeed."""
+
+    exit_code = 4
+
+
+class StageError(QuorumError):
+    """A stage failed while the run was going; finished groups and the last checkpoint are kept."""
+
+    exit_code = 5
+
+
+class RolloutError(StageError):
+    """Samplers could not produce a group."""
+
+
+class EngineTimeout(RolloutError):
+    """A sampler made no progress within its deadline."""
+
+
+class EngineDied(RolloutError):
+    """A sampler's engine or actor is gone."""
+
+
+class VotingError(StageError):
+    """A voting replica failed."""
+
+
+class WeightSyncError(StageError):
+    """A published version did not reach every sampler."""
+
+
+class StaleSamplerError(WeightSyncError):
+    """A sampler still holds another policy version than the request requires."""
+
+    def __init__(self, sampler_id: str, held: int, required: int) -> None:
+        super().__init__(sampler_id, held, required)
+        self.sampler_id, self.held, self.required = sampler_id, held, required
+
+    def __str__(self) -> str:
+        return (
+            f"sampler {self.sampler_id} holds policy version {self.held}, the request needs {self.required}; "
+            "the last weight sync did not finish on it"
+        )
+
+
+class LearnerError(StageError):
+    """A learner rank failed."""
+
+
+class NonFiniteLoss(LearnerError):
+    """The loss or the gradient is not finite; the optimizer was not stepped."""
+
+
+class StorageError(StageError):
+    """A write to the run directory failed; earlier writes are kept."""
+
+
+class GuardStop(QuorumError):
+    """The collapse guard ended the run."""
+
+    exit_code = 6
+
+
+class Interrupted(QuorumError):
+    """A signal ended the run after a checkpoint was saved."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}; continue with `quorum train --resume RUN`"

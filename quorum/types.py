@@ -1,0 +1,398 @@
+"""The objects that flow between Quorum's stages. Immutable; one class per arrow of the flow.
+
+    Prompt -> [rollout] RolloutGroup -> [voting] Tally -> ScoredGroup -> [learner] TrainingBatch -> UpdateStats
+
+Shapes: k = completions of one prompt (one group), T = tokens. Imports numpy only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32Array = NDArray[np.int32]
+Float32Array = NDArray[np.float32]
+
+COMPLETION_INDEX_BITS = 20
+"""Low bits of a group's seed left for the completion index: completion i samples with seed + i."""
+
+
+class Role(StrEnum):
+    """What a group is for. Group ids count per (branch, role)."""
+
+    TRAIN = "train"
+    EVAL = "eval"
+    TEACHER = "teacher"
+    PROBE = "probe"
+    LABEL = "label"
+
+
+class Outcome(StrEnum):
+    """What became of one completion's answer in the vote."""
+
+    ANSWERED = "answered"
+    UNPARSED = "unparsed"
+    TRUNCATED = "truncated"
+    TIMED_OUT = "timed_out"
+    ERROR = "error"
+
+
+class EndState(StrEnum):
+    """How a training group ended. Every admitted group ends exactly once."""
+
+    TRAINED = "trained"
+    NO_LABEL = "dropped:no_label"
+    NO_SIGNAL = "dropped:no_signal"
+    BELOW_THRESHOLD = "dropped:below_threshold"
+    KEEP_FRACTION = "dropped:keep_fraction"
+    TOO_LONG = "dropped:too_long"
+    VOTE_ONLY = "dropped:vote_only"
+    QUARANTINED = "quarantined"
+
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class GroupKey(NamedTuple):
+    """Durable identity of a group: survives restarts, rollbacks and resumes."""
+
+    branch: int
+    role: Role
+    group_id: int
+
+
+class VersionSpan(NamedTuple):
+    """Tokens of a completion from `start` on were sampled by policy `version`."""
+
+    version: int
+    start: int
+
+
+def prompt_id_of(source: str, row_key: str) -> str:
+    """blake2b-128 of (source, row key) as 32 hex digits: stable across resumes and row order."""
+    return hashlib.blake2b(f"{source}\0{row_key}".encode(), digest_size=16).hexdigest()
+
+
+def group_seed(run_seed: int, key: GroupKey) -> int:
+    """Seed of a group's completion 0; completion i uses `group_seed + i`.
+
+    Depends on the run's seed and the group's identity alone: never on time, position or sampler.
+    The low COMPLETION_INDEX_BITS bits are zero, so neighbouring groups share no stream.
+
+    Returns:
+        A seed in [0, 2**63).
+    """
+    text = f"{run_seed}/{key.branch}/{key.role.value}/{key.group_id}".encode()
+    bits = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+    return bits >> COMPLETION_INDEX_BITS << COMPLETION_INDEX_BITS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a chat prompt."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One unlabeled prompt. It has no answer field: reference answers live in `data.references`.
+
+    Produced by `data.prompts`, consumed by samplers.
+    """
+
+    prompt_id: str
+    """32 hex digits, see `prompt_id_of`."""
+    data_source: str
+    """Name of the data set; metrics and evaluation are reported per data source."""
+    token_ids: Int32Array
+    """[T] rendered prompt, chat template and suffix applied."""
+    text: str
+    """The rendered prompt as text."""
+    messages: tuple[Message, ...] = ()
+    """The chat turns it was rendered from; empty for a plain-text prompt."""
+    extractor: str | None = None
+    """Name of the answer extractor for this prompt; None uses the configured one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How a group's completions are drawn."""
+
+    num_completions: int
+    temperature: float
+    top_p: float
+    max_completion_tokens: int
+    top_k: int = 0
+    """0 turns top-k off."""
+    stop: tuple[str, ...] = ()
+    """Stop strings besides the end-of-text token; they stay out of the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRequest:
+    """One group to generate: the unit of dispatch, retry and resume."""
+
+    key: GroupKey
+    prompt: Prompt
+    sampling: SamplingSettings
+    seed: int
+    """Completion i samples with `seed + i`; see `group_seed`."""
+    required_version: int
+    """The policy version that the sampler must hold."""
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer of the model, token for token as sampled.
+
+    `token_ids` includes the end-of-text token when the model produced it (finish_reason "stop"), and the
+    loss covers it; `text` leaves special tokens out. A completion cut at the limit has finish_reason "length".
+    """
+
+    index: int
+    token_ids: Int32Array
+    """[T]"""
+    text: str
+    rollout_logprobs: Float32Array
+    """[T] log-probability of each token under the distribution it was sampled from (after temperature)."""
+    finish_reason: FinishReason
+    spans: tuple[VersionSpan, ...]
+    """Policy versions by token; starts at token 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutGroup:
+    """All completions of one prompt. Produced by a sampler; one object from birth to gradient."""
+
+    group_id: int
+    prompt_id: str
+    branch: int
+    role: Role
+    data_source: str
+    prompt_token_ids: Int32Array
+    prompt_text: str
+    completions: tuple[Completion, ...]
+    """[k] in index order"""
+    attempts: int = 1
+
+    @property
+    def key(self) -> GroupKey:
+        return GroupKey(self.branch, self.role, self.group_id)
+
+    def content_hash(self) -> str:
+        """Hash of tokens and logprobs of all completions (16 hex digits): equal hashes, equal groups."""
+        digest = hashlib.blake2b(digest_size=8)
+        for completion in self.completions:
+            digest.update(np.int64(len(completion.token_ids)).tobytes())
+            digest.update(np.ascontiguousarray(completion.token_ids, dtype=np.int32).tobytes())
+            digest.update(np.ascontiguousarray(completion.rollout_logprobs, dtype=np.float32).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the driver learns of a finished group: scalars only, never tokens."""
+
+    group_id: int
+    sampler_id: str
+    finish_counts: Mapping[str, int]
+    """Completions by finish reason."""
+    num_tokens: int
+    """Completion tokens of the whole group."""
+    num_prompt_tokens: int
+    num_prefilled_tokens: int
+    """Prompt tokens really computed for this group: k prompts less what the prefix cache held."""
+    versions: tuple[int, ...]
+    seconds: float
+    content_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The first phase of a vote: answers of one group, clustered. Knows no label and pays no reward."""
+
+    group_id: int
+    answers: tuple[str | None, ...]
+    """[k] canonical answer of each completion; None abstains."""
+    outcomes: tuple[Outcome, ...]
+    """[k]"""
+    cluster: tuple[int, ...]
+    """[k] index into `sizes` and `representatives`; -1 where the completion abstained."""
+    sizes: tuple[int, ...]
+    """[C] members per cluster, in order of first appearance."""
+    representatives: tuple[str, ...]
+    """[C] one answer per cluster, independent of the order of completions."""
+    num_intransitive_merges: int = 0
+    """Pairs put into one cluster though the equivalence did not hold between them directly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """The second phase: what one group's vote decided. Made in one place, in group order."""
+
+    group_id: int
+    label_cluster: int
+    """Winning cluster; -1 when nobody was elected."""
+    pseudo_label: str | None
+    provenance: str
+    """Where the label came from: "majority", or a revealed label's provenance."""
+    agreement: float
+    """Winner's share of the configured denominator, in [0, 1]; 0 without a winner."""
+    margin: float
+    """Winner's share minus the runner-up's."""
+    end_state: EndState | None
+    """Why the group leaves the batch; None keeps it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """A group with its vote and rewards: the learner's only input."""
+
+    group: RolloutGroup
+    tally: Tally
+    pseudo_label: str | None
+    provenance: str
+    agreement: float
+    margin: float
+    rewards: Float32Array
+    """[k]"""
+    train_mask: NDArray[np.bool_]
+    """[k] which completions are trained on"""
+    kl_mask: bool
+    """Whether the KL penalty applies to this group."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreReceipt:
+    """Scalars about a scored group, enough to plan micro-batches without its tokens."""
+
+    group_id: int
+    prompt_tokens: int
+    completion_tokens: tuple[int, ...]
+    """[k]"""
+    trained: tuple[bool, ...]
+    """[k]"""
+    reward_sum: float
+    reward_hash: str
+    """Hash of rewards and train mask (16 hex digits)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """One step's groups in group order. `groups` are ScoredGroups, or on the driver references to them."""
+
+    step: int
+    branch: int
+    groups: tuple[object, ...]
+    receipts: tuple[ScoreReceipt, ...]
+    """[len(groups)] same order"""
+
+    @property
+    def num_completions(self) -> int:
+        return sum(sum(receipt.trained) for receipt in self.receipts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Completion tokens of all trained completions: the token-mean denominator."""
+        return sum(n for r in self.receipts for n, used in zip(r.completion_tokens, r.trained, strict=True) if used)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStats:
+    """What one step did to the policy. Equal on every rank (global sums)."""
+
+    step: int
+    version: int
+    """Policy version after the step."""
+    num_updates: int
+    loss: float
+    grad_norm: float
+    kl: float
+    """Mean per-token KL to the base model; 0.0 where it was not computed."""
+    entropy: float
+    """Mean token entropy of the policy in nats."""
+    logprob_gap: float
+    """Mean |learner - sampler| log-probability over trained tokens, before the update."""
+    clip_share: float
+    num_tokens: int
+    seconds: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Further learn/* metrics by full name."""
+
+
+class TensorMeta(NamedTuple):
+    """One tensor of a published snapshot."""
+
+    name: str
+    dtype: str
+    """torch dtype without the prefix: "bfloat16", "float32"."""
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferInit:
+    """How one receiver process group is joined. Rank 0 is the learner; sampler workers follow.
+
+    The wire format between learner and samplers: buckets are sent in `WeightManifest` order, each one a
+    flat uint8 tensor of its tensors' bytes in order, by broadcast from rank 0.
+    """
+
+    backend: str
+    """"gloo", "nccl" or "ipc"."""
+    epoch: int
+    """Membership number: who joins, returns or leaves starts a new one."""
+    host: str
+    port: int
+    world_size: int
+    """1 + workers of all samplers."""
+    rank_offset: int
+    """Rank of this sampler's first tensor-parallel worker; worker w has rank_offset + w."""
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightManifest:
+    """What a published version consists of, bucket by bucket."""
+
+    version: int
+    incarnation: int
+    buckets: tuple[tuple[TensorMeta, ...], ...]
+    """Tensors of each bucket, in sending order."""
+
+    @property
+    def tensors(self) -> tuple[TensorMeta, ...]:
+        return tuple(meta for bucket in self.buckets for meta in bucket)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightUpdate:
+    """One sampler's orders for one weight update."""
+
+    manifest: WeightManifest
+    epoch: int
+    verify: bool
+    """Whether to hash every received tensor."""
+    timeout_seconds: float
+    payload: Mapping[str, object] = field(default_factory=dict)
+    """Backend extras (CUDA IPC handles); empty for gloo and nccl."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightReceipt:
+    """A sampler's proof of what it loaded."""
+
+    sampler_id: str
+    version: int
+    checksums: Mapping[str, str]
+    """blake2b-64 hex of each tensor's bytes as received in the engine process, by name; empty unless asked for."""
+    seconds: Mapping[str, float]
+    """By phase: pause, start, update, finish, resume."""
