@@ -32,6 +32,12 @@ class Plugin(Section):
     options: dict[str, Any] = {}
     """Validated against the entry's options model when the run is planned."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, value: Any) -> Any:
+        """`rule: majority` is short for `rule: {name: majority}`."""
+        return {"name": value} if isinstance(value, str) else value
+
 
 class RunSection(Section):
     """The run itself."""
@@ -103,7 +109,7 @@ class DataSection(Section):
     chat_template: Literal["auto", "never"] = "auto"
     """auto uses the tokenizer's chat template when it has one."""
     prompt_suffix: str = ""
-    """Appended to the last user turn. SRT: " Let's think step by step and output the final answer within \\\\boxed{}."."""
+    """Appended to the last user turn, as " Let's think step by step and output the final answer within \\\\boxed{}."."""
     max_prompt_tokens: PositiveInt = 1024
     """Longer prompts are handled by on_long_prompt."""
     on_long_prompt: Literal["drop", "error"] = "drop"
@@ -319,8 +325,9 @@ class RunConfig(Section):
         needed = self.data.max_prompt_tokens + self.rollout.max_completion_tokens
         if self.rollout.max_model_len is not None and self.rollout.max_model_len < needed:
             problems.append(
-                f"prompt {self.data.max_prompt_tokens:,} + completion {self.rollout.max_completion_tokens:,} tokens "
-                f"= {needed:,} exceed rollout.max_model_len {self.rollout.max_model_len:,}; raise it or shorten them"
+                f"prompt {self.data.max_prompt_tokens:,} + completion {self.rollout.max_completion_tokens:,} tokens = "
+                f"{needed:,} exceed rollout.max_model_len {self.rollout.max_model_len:,}: raise it, or lower "
+                "data.max_prompt_tokens or rollout.max_completion_tokens"
             )
         if self.cluster.colocate and self.sync.backend == "nccl":
             problems.append("cluster.colocate shares one GPU, which nccl cannot; set sync.backend to auto or ipc")

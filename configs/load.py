@@ -1,0 +1,281 @@
+"""Loads a run's configuration: preset or YAML file, then dotted overrides, then every check at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from configs.problems import check_plugin, describe, nearest, section_at, unknown_name
+from configs.schema import Plugin, RunConfig
+from configs.yaml_text import YamlError, read_yaml, write_yaml
+from quorum.errors import ConfigError
+from quorum.registry import Registry
+
+PRESET_DIR = Path(__file__).parent / "presets"
+_SHIPPED_ROOT = PRESET_DIR.parent.parent
+"""Where a preset's relative paths are looked for when they do not exist below the working directory."""
+
+
+def load_config(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    registries: Mapping[str, Registry] | None = None,
+) -> RunConfig:
+    """Read a configuration and check all of it.
+
+    Args:
+        source: a YAML file, or the name of a preset in `configs/presets` ("demo").
+        overrides: `section.field=value`, applied in order; the value is YAML, an empty one the empty string, and
+            list items go by index (`data.train.0.path=prompts.jsonl`; the next free index appends).
+        registries: plug-in registries by the dotted name of their field ("voting.rule"), see `plugin_fields`. The
+            modules of `run.plugins` are imported before plug-ins are looked up. None leaves plug-ins unchecked.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: holds every problem found: unreadable or malformed file, duplicate keys, unknown keys (with the
+            nearest right one), wrong types and ranges, contradictions, unknown plug-ins and wrong options.
+    """
+    tree, problems = _read_source(source)
+    for override in overrides:
+        problems.extend(_apply_override(tree, override))
+    if problems and not tree:
+        raise ConfigError(problems)
+    _fill_plugin_names(tree)
+    config, found = _validate(tree)
+    problems.extend(found)
+    if config is not None and registries is not None:
+        problems.extend(_check_plugins(config, registries))
+    if problems or config is None:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole configuration as YAML that `load_config` reads back to an equal object."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets, sorted."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+
+
+def plugin_fields(config: RunConfig) -> Iterator[tuple[str, Plugin]]:
+    """Every plug-in of a configuration with the dotted name of its field ("rollout.engine", "voting.rule", ...)."""
+    yield from _plugins_of(config, "")
+
+
+def import_plugins(modules: Sequence[str]) -> None:
+    """Import the user's plug-in modules; each adds its entries to the registries as it is imported.
+
+    The working directory is importable too, as it would be for a script in it.
+
+    Raises:
+        ConfigError: modules that cannot be imported, all of them.
+    """
+    here = str(Path.cwd())
+    if modules and here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    problems: list[str] = []
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            problems.append(f"run.plugins: module {module!r} cannot be imported: {error}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _read_source(source: str | Path) -> tuple[dict[str, Any], list[str]]:
+    path, is_preset = _find(source)
+    try:
+        tree = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"configuration {path}: cannot be read: {reason}") from error
+    except YamlError as error:
+        return {}, [f"{path}: {problem}" for problem in error.problems]
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        kind = type(tree).__name__
+        raise ConfigError(f"configuration {path}: expected sections (`model:`, `data:`, ...), got {kind}")
+    tree = {str(name): {} if section is None else section for name, section in tree.items()}
+    if is_preset:
+        _anchor_shipped_paths(tree)
+    return tree, []
+
+
+def _find(source: str | Path) -> tuple[Path, bool]:
+    path = Path(source)
+    if isinstance(source, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+        if not path.is_file():
+            raise ConfigError(f"configuration {path}: no such file (presets: {', '.join(preset_names())})")
+        return path, False
+    preset = PRESET_DIR / f"{source}.yaml"
+    if preset.is_file():
+        return preset, True
+    guess = nearest(str(source), preset_names())
+    hint = f"; did you mean {guess}?" if guess else ""
+    raise ConfigError(
+        f"no preset is called {str(source)!r}{hint} (presets: {', '.join(preset_names())}; "
+        "a file's name ends in .yaml)"
+    )
+
+
+def _anchor_shipped_paths(tree: dict[str, Any]) -> None:
+    """Point a preset's paths to the files shipped with it, where the working directory does not have them."""
+    holders = [tree.get("model"), *_sources(tree, "data", "train"), *_sources(tree, "evaluation", "data")]
+    for holder in holders:
+        path = holder.get("path") if isinstance(holder, dict) else None
+        if isinstance(path, str) and not Path(path).exists() and (_SHIPPED_ROOT / path).exists():
+            holder["path"] = str(_SHIPPED_ROOT / path)
+
+
+def _sources(tree: dict[str, Any], section: str, key: str) -> list[Any]:
+    holder = tree.get(section)
+    sources = holder.get(key) if isinstance(holder, dict) else None
+    return list(sources) if isinstance(sources, list) else []
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> list[str]:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        return [f"override {override!r}: expected section.field=value"]
+    try:
+        value = read_yaml(text) if text else ""
+    except YamlError as error:
+        return [f"override {override!r}: {problem}; quote the value" for problem in error.problems]
+    node: Any = tree
+    for depth in range(len(keys) - 1):
+        node, problem = _descend(node, keys, depth)
+        if problem:
+            return [f"override {override!r}: {problem}"]
+    problem = _assign(node, keys, value)
+    return [f"override {override!r}: {problem}"] if problem else []
+
+
+def _descend(node: Any, keys: Sequence[str], depth: int) -> tuple[Any, str]:
+    """(child of `node` at keys[depth], problem): makes what is missing, turns a bare plug-in name into a mapping."""
+    key = keys[depth]
+    fresh: Any = [] if keys[depth + 1].isdigit() else {}
+    if isinstance(node, list):
+        index, problem = _index(node, keys, depth)
+        if problem:
+            return None, problem
+        if index == len(node):
+            node.append(fresh)
+        return node[index], ""
+    if not isinstance(node, dict):
+        return None, f"{'.'.join(keys[:depth])} is a value and has no field {key!r}"
+    child = node.get(key)
+    if isinstance(child, str) and section_at(keys[: depth + 1]) is Plugin:
+        child = {"name": child}
+    node[key] = fresh if child is None else child
+    return node[key], ""
+
+
+def _assign(node: Any, keys: Sequence[str], value: Any) -> str:
+    if isinstance(node, dict):
+        node[keys[-1]] = value
+        return ""
+    if isinstance(node, list):
+        index, problem = _index(node, keys, len(keys) - 1)
+        if not problem:
+            node[index : index + 1] = [value]
+        return problem
+    return f"{'.'.join(keys[:-1])} is a value and has no field {keys[-1]!r}"
+
+
+def _index(node: list[Any], keys: Sequence[str], depth: int) -> tuple[int, str]:
+    name, key = ".".join(keys[:depth]), keys[depth]
+    if not key.isdigit():
+        return 0, f"{name} is a list; name an item, as in {name}.0.{key}"
+    if int(key) > len(node):
+        return 0, f"{name} has {len(node)} items; the next free index is {len(node)}"
+    return int(key), ""
+
+
+def _fill_plugin_names(tree: dict[str, Any]) -> None:
+    """Options alone go to the default plug-in: `engine: {options: ...}` is an engine named as the schema says."""
+    for section_name, section_field in RunConfig.model_fields.items():
+        section, model = tree.get(section_name), section_field.annotation
+        if not isinstance(section, dict) or not isinstance(model, type) or not issubclass(model, BaseModel):
+            continue
+        for name, field in model.model_fields.items():
+            plugin = section.get(name)
+            if isinstance(field.default, Plugin) and isinstance(plugin, dict):
+                section[name] = {"name": field.default.name, **plugin}
+
+
+def _validate(tree: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    try:
+        return RunConfig.model_validate(tree), []
+    except ValidationError as error:
+        problems = describe(error)
+        if any(detail["loc"] for detail in error.errors()):
+            problems += _contradictions(tree, error)
+        return None, problems
+
+
+def _contradictions(tree: dict[str, Any], error: ValidationError) -> list[str]:
+    """Contradictions between fields of a tree that also has wrong fields, which pydantic would report only later.
+
+    The wrong values are left out; a contradiction that speaks of one of their sections is not reported, for it may
+    come from the default that took the wrong value's place.
+    """
+    known = RunConfig.model_fields
+    sections = {name: dict(value) for name, value in tree.items() if name in known and isinstance(value, dict)}
+    wrong: set[str] = set()
+    for detail in error.errors():
+        section, *rest = (str(part) for part in detail["loc"])
+        if rest:
+            sections.get(section, {}).pop(rest[0], None)
+        if detail["type"] not in ("extra_forbidden", "missing"):
+            wrong.add(".".join([section, *rest[:1]]))
+    sections.setdefault("run", {}).setdefault("dir", "-")
+    sections.setdefault("model", {}).setdefault("path", "-")
+    sections.setdefault("data", {}).setdefault("train", [{"path": "-"}])
+    try:
+        RunConfig.model_validate(sections)
+    except ValidationError as second:
+        found = [line for detail in second.errors() if not detail["loc"] for line in describe(second)]
+        return [line for line in found if not any(name in line for name in wrong)]
+    return []
+
+
+def _check_plugins(config: RunConfig, registries: Mapping[str, Registry]) -> list[str]:
+    unknown = set(registries) - {location for location, _ in plugin_fields(config)}
+    if unknown:
+        raise ValueError(f"registries for fields that hold no plug-in: {', '.join(sorted(unknown))}")
+    problems: list[str] = []
+    try:
+        import_plugins(config.run.plugins)
+    except ConfigError as error:
+        problems.extend(error.problems)
+    for location, plugin in plugin_fields(config):
+        if location in registries:
+            problems.extend(check_plugin(plugin, registries[location], location))
+    extractors = registries.get("voting.extractor")
+    for section, sources in (("data.train", config.data.train), ("evaluation.data", config.evaluation.data)):
+        for index, source in enumerate(sources):
+            if extractors is not None and source.extractor is not None and source.extractor not in extractors:
+                problems.append(f"{section}.{index}.extractor: {unknown_name(source.extractor, extractors)}")
+    return problems
+
+
+def _plugins_of(section: BaseModel, prefix: str) -> Iterator[tuple[str, Plugin]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Plugin):
+            yield prefix + name, value
+        elif isinstance(value, BaseModel):
+            yield from _plugins_of(value, f"{prefix}{name}.")
