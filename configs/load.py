@@ -10,11 +10,23 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from configs.identity import bit_differences, config_identity_hash, identity_differences
 from configs.problems import check_plugin, describe, nearest, section_at, unknown_name
 from configs.schema import Plugin, RunConfig
 from configs.yaml_text import YamlError, read_yaml, write_yaml
 from quorum.errors import ConfigError
 from quorum.registry import Registry
+
+__all__ = [
+    "bit_differences",
+    "config_identity_hash",
+    "dump_config",
+    "identity_differences",
+    "import_plugins",
+    "load_config",
+    "plugin_fields",
+    "preset_names",
+]
 
 PRESET_DIR = Path(__file__).parent / "presets"
 _SHIPPED_ROOT = PRESET_DIR.parent.parent
@@ -125,8 +137,7 @@ def _find(source: str | Path) -> tuple[Path, bool]:
     guess = nearest(str(source), preset_names())
     hint = f"; did you mean {guess}?" if guess else ""
     raise ConfigError(
-        f"no preset is called {str(source)!r}{hint} (presets: {', '.join(preset_names())}; "
-        "a file's name ends in .yaml)"
+        f"no preset is called {str(source)!r}{hint} (presets: {', '.join(preset_names())}; a file's name ends in .yaml)"
     )
 
 

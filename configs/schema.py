@@ -109,7 +109,7 @@ class DataSection(Section):
     chat_template: Literal["auto", "never"] = "auto"
     """auto uses the tokenizer's chat template when it has one."""
     prompt_suffix: str = ""
-    """Appended to the last user turn, as " Let's think step by step and output the final answer within \\\\boxed{}."."""
+    """Appended to the last user turn: " Let's think step by step and output the final answer within \\\\boxed{}."."""
     max_prompt_tokens: PositiveInt = 1024
     """Longer prompts are handled by on_long_prompt."""
     on_long_prompt: Literal["drop", "error"] = "drop"
