@@ -1,0 +1,160 @@
+"""The `quorum` command. Each subcommand is one file, imported only when it is called, so that help is instant."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from quorum import __version__
+from quorum.errors import ConfigError, QuorumError
+
+COMMANDS = {
+    "train": ("orchestration.cli.train:train", "Train a model on unlabeled prompts, or resume a run."),
+    "eval": ("orchestration.cli.eval:evaluate", "Measure a model: avg@n, maj@n, pass@k with 95% intervals."),
+    "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
+    "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
+    "doctor": ("orchestration.cli.doctor:doctor", "Say what this machine has, what is missing and the fix."),
+}
+"""Name -> (module:function, one line of help)."""
+
+_EPILOG = """\b
+Examples:
+  quorum doctor                              what this machine can run
+  quorum train demo                          a tiny model teaches itself addition
+  quorum train my.yaml --dry-run             resolved configuration and plan
+  quorum train my.yaml rollout.num_samplers=4 learner.learning_rate=1e-6
+  quorum train --resume runs/my-run          go on after a crash, kill or Ctrl-C
+  quorum eval runs/my-run/model test.jsonl   avg@n and maj@n of the result
+  quorum report runs/my-run                  one self-contained HTML file
+
+\b
+Exit codes:
+  0 ok   2 configuration   3 data   4 resources   1 unforeseen
+  5 a stage failed (checkpoint kept)   6 stopped by the guard
+  130 Ctrl-C, 143 SIGTERM (checkpoint saved)
+"""
+
+_show_traceback = False
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands from `COMMANDS`; imports a command's module when it is resolved, not when it is listed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name else command, rest
+
+
+def load_command(name: str) -> Any:
+    """The click command of one entry of `COMMANDS`, its function guarded by `one_line_errors`."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    with _Reported():
+        target = getattr(importlib.import_module(module), function)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name)(one_line_errors(target))
+    return typer.main.get_command(single)
+
+
+def one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` with its errors turned into one line on stderr and the exit code of their class."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        with _Reported():
+            return function(*args, **kwargs)
+
+    return guarded
+
+
+class _Reported:
+    """Ends the command on an error: exit code of its class, no traceback unless asked for."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, (SystemExit, typer.Exit, typer.Abort, typer.BadParameter)):
+            return
+        _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    if _show_traceback:
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        _say("interrupted")
+        code = 130
+    elif isinstance(error, QuorumError):
+        _say(f"error: {error}" if not isinstance(error, ConfigError) else f"error: configuration: {error}")
+        code = error.exit_code
+    else:
+        _say(f"error: {_unforeseen(error)}")
+        code = 1
+    raise typer.Exit(code) from None
+
+
+def _unforeseen(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{text}; `quorum doctor` says what is missing and how to install it (--traceback shows where)"
+    return f"unforeseen {type(error).__name__}: {text} (--traceback shows where)"
+
+
+def _say(text: str) -> None:
+    print(f"quorum: {text}", file=sys.stderr, flush=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"quorum {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="quorum",
+    cls=LazyGroup,
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the traceback of an error; works after the command too.")
+    ] = False,
+) -> None:
+    """Self-rewarded training of reasoning language models: no labels, majority votes, real RL at scale.
+
+    Samplers (vLLM) draw k completions per prompt, a vote elects a pseudo-label, agreement with it is the reward,
+    ZeRO learners (DeepSpeed) update the policy, and the new weights go back to the samplers. All actors run on Ray.
+    """
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script and of `python -m orchestration`. Exits with the command's code."""
+    global _show_traceback
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _show_traceback = "--traceback" in words
+    app([word for word in words if word != "--traceback"], prog_name="quorum")
