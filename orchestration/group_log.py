@@ -26,6 +26,7 @@ from orchestration.group_table import (
     read_file,
     to_batch,
 )
+from orchestration.storage import fsync_dir, storage_errors
 from quorum.errors import DataError, StorageError
 from quorum.types import GroupKey, Role, RolloutGroup, ScoredGroup
 
@@ -36,24 +37,6 @@ _STRINGS = ["role", "data_source", "end_state", "provenance"]
 """Columns that are dictionary-encoded. Floats must not be: it would merge NaNs of different bits."""
 
 
-def fsync_dir(path: Path) -> None:
-    """Make a rename or a new name in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def storage_error(path: Path, error: Exception) -> StorageError:
-    """The one-line error for a write that failed: which file, why, and what to do."""
-    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return StorageError(
-        f"writing {path} failed: {reason}; what was written before is kept: "
-        "free space (or lift the limit) and continue with `quorum train --resume RUN`"
-    )
-
-
 class RunningStream:
     """One append-only Arrow IPC stream, fsynced after every record batch."""
 
@@ -62,14 +45,12 @@ class RunningStream:
         self.path = next(folder / name for name in names if not (folder / name).exists())
         self.unclosed: set[GroupKey] = set()
         self._size = 0
-        try:
+        with storage_errors(self.path):
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+            fsync_dir(folder)
         try:
             self._write(GROUP_SCHEMA.serialize())
-            fsync_dir(folder)
-        except (OSError, StorageError):
+        except StorageError:
             self.close()
             raise
 
@@ -80,14 +61,15 @@ class RunningStream:
 
     def _write(self, data: pa.Buffer) -> None:
         view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-            os.fsync(self._descriptor)
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
-            os.lseek(self._descriptor, self._size, os.SEEK_SET)
-            raise storage_error(self.path, error) from error
+        with storage_errors(self.path):
+            try:
+                while view:
+                    view = view[os.write(self._descriptor, view) :]
+                os.fsync(self._descriptor)
+            except OSError:
+                os.ftruncate(self._descriptor, self._size)
+                os.lseek(self._descriptor, self._size, os.SEEK_SET)
+                raise
         self._size += len(data)
 
     def close(self) -> None:
@@ -146,10 +128,8 @@ class GroupLogWriter:
         self._leftovers: list[_Leftover] = []
         self._places: dict[GroupKey, _Place] = {}
         self._last_read: tuple[Path, pa.Table] | None = None
-        try:
+        with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(self._folder, error) from error
 
     def ping(self) -> dict[str, int]:
         """The writer's process id."""
@@ -195,13 +175,14 @@ class GroupLogWriter:
             raise ValueError(f"{len(records)} records for {len(objects)} groups of step {step}")
         path = self._folder / f"{file_stem(step, branch, self._incarnation, role)}.parquet"
         beside = path.with_name(path.name + ".tmp")
-        try:
-            self._write_parquet(beside, step, records, objects)
+        with storage_errors(path):
+            try:
+                self._write_parquet(beside, step, records, objects)
+            except OSError:
+                beside.unlink(missing_ok=True)
+                raise
             os.replace(beside, path)
             fsync_dir(self._folder)
-        except (OSError, pa.ArrowException) as error:
-            beside.unlink(missing_ok=True)
-            raise storage_error(path, error) from error
         self._drop_streams({record.key for record in records})
         return str(path)
 
