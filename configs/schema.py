@@ -209,6 +209,8 @@ class SyncSection(Section):
     """auto: gloo on CPU; on GPUs ipc when samplers and learner share one device, else nccl."""
     bucket_mib: PositiveInt = 256
     """Size of one packed bucket in MiB."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port the learner listens on for samplers to join; 0 takes any free one."""
     verify_every: NonNegativeInt = 1
     """Compare checksums of learner and samplers every N published versions; 0 never."""
 

@@ -1,0 +1,75 @@
+"""Checkpoints: written beside, fsynced, renamed; only then the oldest go. `latest` names the newest whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from learner.group import LearnerGroup
+from orchestration.group_log import fsync_dir
+from orchestration.run_dir import storage_errors, write_atomic
+from quorum.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """What the loop needs besides the learner's own state to go on."""
+
+    step: int
+    """Steps done; the next step has this number."""
+    next_group_id: int
+    version: int
+    branch: int
+    num_empty_steps: int
+    """Steps without a trainable group, in a row."""
+    num_updates: int
+    identity_hash: str
+    """Hash of the configuration fields that make the history."""
+
+
+def checkpoint_path(run_path: Path, step: int) -> Path:
+    return run_path / "checkpoints" / f"step-{step:06d}"
+
+
+def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, keep: int) -> Path:
+    """Save learner and loop state after `state.step` steps. Raises StorageError or LearnerError."""
+    final = checkpoint_path(run_path, state.step)
+    if final.exists():
+        return final
+    beside = final.with_name(f".{final.name}.tmp")
+    with storage_errors(beside):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    learner.save(str(beside / "learner"), {"step": state.step, "version": state.version})
+    write_atomic(beside / "state.json", json.dumps(asdict(state), indent=2) + "\n")
+    with storage_errors(final):
+        os.replace(beside, final)
+        fsync_dir(final.parent)
+    write_atomic(final.parent / "latest", final.name + "\n")
+    _prune(final.parent, keep)
+    return final
+
+
+def latest_checkpoint(run_path: Path) -> tuple[Path, LoopState] | None:
+    """Newest whole checkpoint and its state, or None. Raises DataError when `latest` points nowhere."""
+    pointer = run_path / "checkpoints" / "latest"
+    if not pointer.exists():
+        return None
+    path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    try:
+        state = LoopState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as exc:
+        raise DataError(f"checkpoint {path} named by {pointer} is not readable: {exc}") from exc
+    return path, state
+
+
+def _prune(directory: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves."""
+    with storage_errors(directory):
+        for old in sorted(directory.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+        for leftover in directory.glob(".step-*.tmp"):
+            shutil.rmtree(leftover)

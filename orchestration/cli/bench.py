@@ -1,0 +1,30 @@
+"""`quorum bench`: reproduce a measured figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quorum.errors import ConfigError
+
+BENCHES = {"pipeline": "a whole step against bare vLLM plus a bare training loop"}
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="pipeline: a whole step against bare vLLM plus a bare training loop.")],
+    repeats: Annotated[int, typer.Option(min=1, help="Measured pairs, after one that warms up.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and tokens.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Keep model, prompts and run directory here.")] = None,
+) -> None:
+    """Measure on this machine and print a RESULT line with machine and versions.
+
+    Both sides of a comparison alternate in one run, and medians of the paired ratios are reported: seconds
+    alone say little on a machine that other work shares.
+    """
+    if name not in BENCHES:
+        raise ConfigError(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}")
+    from benchmarks.pipeline import run_pipeline
+
+    print(run_pipeline(repeats, seed, keep))

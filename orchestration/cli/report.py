@@ -1,0 +1,22 @@
+"""`quorum report`: write a run's report again and say what happened."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name under runs/.")]) -> None:
+    """Write report.html of a run (finished, killed or still going) and print its summary.
+
+    The report is one self-contained file: plots, configuration, sample groups before and after, and prompts
+    that went from correct to wrong and back. Needs no Ray, torch or vLLM.
+    """
+    from orchestration.run_dir import resolve_run
+    from orchestration.watch.report import story, write_report
+
+    path = resolve_run(run)
+    written = write_report(path)
+    print(story(path))
+    print(f"report: {written}")

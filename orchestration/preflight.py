@@ -1,0 +1,113 @@
+"""Everything that can be known to be wrong before anything starts, reported at once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from configs.schema import RunConfig
+from data.prompts import ModelFacts, PromptSet, check_model_dir, load_prompts, load_tokenizer
+from orchestration.plan import ResourcePlan, make_plan
+from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the checks produced on their way."""
+
+    plan: ResourcePlan
+    model: ModelFacts
+    train: PromptSet
+    evaluation: PromptSet | None
+
+
+def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) -> Preflight:
+    """Check configuration, model, data and resources together.
+
+    Raises:
+        ConfigError, DataError, ResourceError: the first kind that was found, in this order, naming all problems.
+    """
+    problems: list[QuorumError] = []
+
+    def attempt(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except QuorumError as exc:
+            problems.append(exc)
+            return None
+
+    if new_run:
+        attempt(lambda: _check_run_dir(config))
+    attempt(lambda: _check_port(config))
+    plan = attempt(lambda: make_plan(config, with_learner=with_learner))
+    model = attempt(lambda: check_model_dir(config.model))
+    if model is not None:
+        attempt(lambda: _check_positions(config, model))
+    tokenizer = attempt(lambda: load_tokenizer(config.model)) if model is not None else None
+    train = evaluation = None
+    if tokenizer is not None:
+        limit = config.data.max_prompt_tokens
+        if with_learner:
+            train = attempt(lambda: load_prompts(config.data.train, config.data, tokenizer, max_prompt_tokens=limit))
+        if config.evaluation.data:
+            evaluation = attempt(
+                lambda: load_prompts(config.evaluation.data, config.data, tokenizer, max_prompt_tokens=limit)
+            )
+    if problems:
+        raise _combined(problems)
+    assert plan is not None and model is not None
+    return Preflight(plan, model, train or PromptSet((), 0), evaluation)
+
+
+def _combined(problems: list[QuorumError]) -> QuorumError:
+    """One error of the most basic kind, with every problem in it."""
+    for kind in (ConfigError, DataError, ResourceError):
+        if any(isinstance(problem, kind) for problem in problems):
+            break
+    if len(problems) == 1:
+        return problems[0]
+    lines: list[str] = []
+    for problem in problems:
+        lines += problem.problems if isinstance(problem, ConfigError) else [str(problem)]
+    if kind is ConfigError:
+        return ConfigError(lines)
+    return kind(f"{len(lines)} problems:\n" + "\n".join(f"  - {line}" for line in lines))
+
+
+def _check_run_dir(config: RunConfig) -> None:
+    path = config.run_path.absolute()
+    if path.exists():
+        raise ConfigError(
+            f"run directory {path} exists: choose another with run.dir=..., "
+            f"or continue that run with `quorum train --resume {config.run.dir}`"
+        )
+
+
+def _check_port(config: RunConfig) -> None:
+    if not config.sync.port or config.cluster.address != "local":
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", config.sync.port))
+        except OSError as exc:
+            raise ResourceError(
+                f"sync.port {config.sync.port} cannot be used on 127.0.0.1 ({exc.strerror}); "
+                "choose another, or 0 for any free one"
+            ) from exc
+
+
+def _check_positions(config: RunConfig, model: ModelFacts) -> None:
+    if model.max_positions is None or config.max_model_len <= model.max_positions:
+        return
+    prompt, completion = config.data.max_prompt_tokens, config.rollout.max_completion_tokens
+    if config.rollout.max_model_len is not None:
+        what = f"rollout.max_model_len {config.rollout.max_model_len:,} exceeds"
+    else:
+        what = f"prompt {prompt:,} + completion {completion:,} tokens exceed"
+    room = model.max_positions - prompt
+    fix = f"set rollout.max_completion_tokens to at most {room:,}" if room > 0 else "lower data.max_prompt_tokens"
+    raise ConfigError(f"{what} the model's {model.max_positions:,} positions ({config.model.path}): {fix}")

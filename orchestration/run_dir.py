@@ -1,0 +1,178 @@
+"""The run directory: made once, locked while a driver lives, every file in it written atomically."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from configs.load import dump_config, load_config
+from configs.schema import RunConfig
+from orchestration.group_log import fsync_dir
+from quorum import __version__
+from quorum.errors import ConfigError, DataError, ResourceError, StorageError
+
+SUBDIRECTORIES = ("groups", "audit", "checkpoints", "trace")
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Translate a failed write into a StorageError that names the path and the fix."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageError(
+                f"disk full while writing {path}: free some space, then continue with `quorum train --resume RUN`; "
+                "everything written before is kept"
+            ) from exc
+        raise StorageError(f"cannot write {path}: {exc.strerror or exc}; everything written before is kept") from exc
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file beside its place, fsync it, rename it. Raises StorageError."""
+    with storage_errors(path):
+        beside = path.with_name(f".{path.name}.tmp")
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        fsync_dir(path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Content of run.json: who this run is and who drives it now."""
+
+    run_id: str
+    namespace: str
+    incarnation: int
+    """How often a driver (and with it the learner) was started on this run; 0 the first time."""
+    branch: int
+    address: str
+    driver_pid: int
+    started_at: str
+    quorum_version: str
+    state: str = "running"
+    """running, done, interrupted or failed; a run that says running without a driver was killed."""
+    message: str = ""
+    """Why it ended, unless it is done."""
+
+
+class RunDir:
+    """An open, locked run directory."""
+
+    def __init__(self, path: Path, config: RunConfig, info: RunInfo, lock: IO[str]) -> None:
+        self.path, self.config, self.info = path, config, info
+        self._lock = lock
+
+    @classmethod
+    def create(cls, config: RunConfig) -> RunDir:
+        """Make a new run directory. Raises ConfigError when it exists, StorageError when it cannot be written."""
+        path = config.run_path.absolute()
+        if path.exists():
+            raise ConfigError(
+                f"run directory {path} exists: choose another with run.dir=..., "
+                f"or continue that run with `quorum train --resume {path}`"
+            )
+        with storage_errors(path):
+            for name in SUBDIRECTORIES:
+                (path / name).mkdir(parents=True)
+        lock = _lock(path)
+        run_id = uuid.uuid4().hex[:12]
+        info = _info(run_id, incarnation=0, branch=0, address=config.cluster.address)
+        run = cls(path, config, info, lock)
+        write_atomic(path / "config.yaml", dump_config(config))
+        run._write_info()
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, config: RunConfig) -> RunDir:
+        """Open an existing run for a new incarnation, with a configuration that may differ in operational fields."""
+        path = path.absolute()
+        lock = _lock(path)
+        old = read_info(path)
+        info = _info(old.run_id, incarnation=old.incarnation + 1, branch=old.branch, address=config.cluster.address)
+        run = cls(path, config, info, lock)
+        write_atomic(path / "config.yaml", dump_config(config))
+        run._write_info()
+        return run
+
+    def set_state(self, state: str, message: str = "") -> None:
+        """Record how the run stands."""
+        self.info = replace(self.info, state=state, message=message)
+        self._write_info()
+
+    def _write_info(self) -> None:
+        write_atomic(self.path / "run.json", json.dumps(asdict(self.info), indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let another driver take the run."""
+        self._lock.close()
+
+
+def resolve_run(run: str) -> Path:
+    """Directory of RUN, a path or the name of a directory under runs/. Raises DataError when there is none."""
+    for candidate in (Path(run), Path("runs") / run):
+        if (candidate / "run.json").is_file():
+            return candidate.absolute()
+    known = sorted(p.parent.name for p in Path("runs").glob("*/run.json"))
+    hint = f"; runs here: {', '.join(known[:8])}" if known else ""
+    raise DataError(f"no run at {run}: expected a directory with run.json, or a name under runs/{hint}")
+
+
+def read_config(path: Path) -> RunConfig:
+    """The resolved configuration a run directory was written with."""
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise DataError(f"run directory {path} has no config.yaml: it was not made by `quorum train`")
+    return load_config(file)
+
+
+def read_info(path: Path) -> RunInfo:
+    """Content of run.json. Raises DataError when it is unreadable."""
+    try:
+        fields: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        return RunInfo(**fields)
+    except (OSError, ValueError, TypeError) as exc:
+        raise DataError(f"run directory {path} has no readable run.json ({exc})") from exc
+
+
+def _info(run_id: str, *, incarnation: int, branch: int, address: str) -> RunInfo:
+    started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return RunInfo(
+        run_id=run_id,
+        namespace=f"quorum-{run_id}",
+        incarnation=incarnation,
+        branch=branch,
+        address=address,
+        driver_pid=os.getpid(),
+        started_at=started_at,
+        quorum_version=__version__,
+    )
+
+
+def _lock(path: Path) -> IO[str]:
+    """Take the run's lock, or raise ResourceError naming the holder. The kernel drops it when its holder dies."""
+    with storage_errors(path / "lock"):
+        file = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise ResourceError(f"run {path} is being driven by {holder}; stop it first") from exc
+    file.truncate(0)
+    file.write(f"pid {os.getpid()}\n")
+    file.flush()
+    return file

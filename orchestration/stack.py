@@ -1,0 +1,196 @@
+"""The actors of a run: started side by side under one deadline, stopped together, every process id known."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import RunConfig
+from learner.group import LearnerGroup
+from orchestration.cluster import Cluster
+from orchestration.plan import ResourcePlan
+from orchestration.weight_sync import resolve_backend
+from quorum.errors import ResourceError
+from rollout.pool import SamplerPool
+from rollout.settings import NO_VERSION, SamplerSettings
+from voting.service import VotingService
+
+
+@dataclass
+class Stack:
+    """Everything that runs beside the driver. `learner` is None for an evaluation alone."""
+
+    config: RunConfig
+    plan: ResourcePlan
+    cluster: Cluster
+    pool: SamplerPool
+    voting: VotingService
+    learner: LearnerGroup | None
+    start_seconds: dict[str, float]
+    """Start-up time by part."""
+
+    @classmethod
+    def start(
+        cls,
+        config: RunConfig,
+        plan: ResourcePlan,
+        namespace: str,
+        *,
+        with_learner: bool,
+        initial_version: int = NO_VERSION,
+    ) -> Stack:
+        """Start Ray and all actors. Raises the first part's error, with everything stopped again."""
+        seconds: dict[str, float] = {}
+        began = time.monotonic()
+        cluster = Cluster.start(config, plan, namespace)
+        seconds["ray"] = time.monotonic() - began
+        parts: dict[str, Future[Any]] = {}
+        executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="start")
+        try:
+            sampler_options, rank_options = _placements(cluster, plan)
+            parts["samplers"] = executor.submit(
+                SamplerPool.start,
+                [_sampler_settings(config, plan, i, initial_version) for i in range(plan.num_samplers)],
+                deadlines=config.deadlines,
+                actor_options=sampler_options,
+                namespace=namespace,
+            )
+            parts["voting"] = executor.submit(
+                VotingService.start,
+                config.voting,
+                plugins=config.run.plugins,
+                deadlines=config.deadlines,
+                actor_options={"num_cpus": 1},
+                namespace=namespace,
+            )
+            if with_learner:
+                parts["learner"] = executor.submit(
+                    LearnerGroup.start, config, device=plan.device, actor_options=rank_options, namespace=namespace
+                )
+            for name, future in parts.items():
+                future.add_done_callback(_stopwatch(seconds, name, began))
+            started = _all_or_first_error(parts, config.deadlines.start_seconds)
+        except BaseException:
+            # The raylet ends all actors; engine processes die with theirs.
+            cluster.stop()
+            raise
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+        return cls(config, plan, cluster, started["samplers"], started["voting"], started.get("learner"), seconds)
+
+    def pids(self) -> list[int]:
+        """Process ids of all actors and their engines on this machine's cluster."""
+        found = [pid for sampler in self.pool.samplers for pid in sampler.pids]
+        found += [pid for _, pid in self.voting.describe()]
+        if self.learner is not None:
+            found += [pid for _, pid in self.learner.describe()]
+        return found
+
+    def stop(self) -> None:
+        """End all actors within deadlines.stop_seconds, then kill what is left, by process id."""
+        deadline = self.config.deadlines.stop_seconds
+        pids = self.pids() if self.cluster.is_local else []
+        with ThreadPoolExecutor(max_workers=3, thread_name_prefix="stop") as executor:
+            stops = [executor.submit(self.pool.stop, deadline), executor.submit(self.voting.stop, deadline)]
+            if self.learner is not None:
+                stops.append(executor.submit(self.learner.stop, deadline))
+            done, _ = wait(stops, timeout=deadline + 5)
+        self.cluster.stop()
+        reap(pids, seconds=5.0)
+        for future in done:
+            future.result(timeout=0)
+
+
+def reap(pids: list[int], seconds: float) -> None:
+    """Wait until the processes are gone; kill those that stay."""
+    deadline = time.monotonic() + seconds
+    alive = list(pids)
+    while alive and time.monotonic() < deadline:
+        alive = [pid for pid in alive if _is_alive(pid)]
+        time.sleep(0.05)
+    for pid in alive:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _stopwatch(seconds: dict[str, float], name: str, began: float) -> Any:
+    def note(_: Future[Any]) -> None:
+        seconds[name] = time.monotonic() - began
+
+    return note
+
+
+def _all_or_first_error(parts: dict[str, Future[Any]], deadline: float) -> dict[str, Any]:
+    # The parts keep their own deadline and say who is late; the margin only bounds a part that does not.
+    done, pending = wait(parts.values(), timeout=deadline + 30, return_when=FIRST_EXCEPTION)
+    for future in done:
+        future.result(timeout=0)
+    if pending:
+        late = [name for name, future in parts.items() if future in pending]
+        raise ResourceError(f"{', '.join(late)} did not start within {deadline:.0f} s")
+    return {name: future.result(timeout=0) for name, future in parts.items()}
+
+
+def _placements(cluster: Cluster, plan: ResourcePlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ray options of every sampler and every rank. Colocated pairs share one bundle with one GPU."""
+    if not plan.colocate:
+        samplers = [
+            cluster.place(f"sampler-{i}", plan.cpus_per_sampler, plan.gpus_per_sampler)
+            for i in range(plan.num_samplers)
+        ]
+        ranks = [cluster.place(f"rank-{i}", plan.cpus_per_rank, plan.gpus_per_rank) for i in range(plan.num_ranks)]
+        return samplers, ranks
+    samplers, ranks = [], []
+    for i in range(plan.num_samplers):
+        group = cluster.reserve(f"pair-{i}", plan.cpus_per_sampler + plan.cpus_per_rank, 1)
+        samplers.append(cluster.options(group, plan.cpus_per_sampler, plan.gpus_per_sampler))
+        ranks.append(cluster.options(group, plan.cpus_per_rank, plan.gpus_per_rank))
+    return samplers, ranks[: plan.num_ranks]
+
+
+def _sampler_settings(config: RunConfig, plan: ResourcePlan, index: int, initial_version: int) -> SamplerSettings:
+    return SamplerSettings(
+        sampler_id=f"sampler-{index}",
+        model=config.model.path,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        dtype=config.rollout.dtype,
+        max_model_len=config.max_model_len,
+        tensor_parallel_size=config.rollout.tensor_parallel_size,
+        device=plan.device,
+        engine=config.rollout.engine.name,
+        engine_options=config.rollout.engine.options,
+        num_threads=config.cluster.cpus_per_sampler,
+        cpu_binding=_cpu_binding(config, index) if plan.device == "cpu" and config.cluster.address == "local" else None,
+        kv_cache_gib=config.cluster.kv_cache_gib,
+        seed=config.run.seed,
+        weight_backend=resolve_backend(config, plan.device),
+        initial_version=initial_version,
+        start_seconds=config.deadlines.start_seconds,
+        stop_seconds=config.deadlines.stop_seconds,
+    )
+
+
+def _cpu_binding(config: RunConfig, index: int) -> str:
+    """Cores of a sampler's workers on this machine, "0-3|4-7"; samplers wrap around when there are fewer cores."""
+    cores, threads = os.cpu_count() or 1, config.cluster.cpus_per_sampler
+    workers = config.rollout.tensor_parallel_size
+    bindings = []
+    for worker in range(index * workers, (index + 1) * workers):
+        first = worker * threads % cores
+        bindings.append(f"{first}-{min(first + threads, cores) - 1}" if threads > 1 else str(first))
+    return "|".join(bindings)

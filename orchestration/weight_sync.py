@@ -1,0 +1,162 @@
+"""Weight sync: every published version reaches every sampler, or the step fails by name.
+
+Only this file advances a policy version. Order of one publish: the learner takes an immutable snapshot; each
+sampler gets one call and pauses, receives, loads and resumes inside its actor, while the learner sends bucket
+by bucket; checksums of both sides are compared; only then the new version counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.schema import RunConfig
+from learner.group import LearnerGroup
+from quorum.errors import WeightSyncError
+from quorum.types import TransferInit, WeightManifest, WeightReceipt, WeightUpdate
+from rollout.pool import SamplerPool
+
+
+def resolve_backend(config: RunConfig, device: str) -> str:
+    """gloo between CPUs, nccl between GPUs, ipc on a shared GPU, unless the configuration names one."""
+    if config.sync.backend != "auto":
+        return config.sync.backend
+    if device == "cpu":
+        return "gloo"
+    return "ipc" if config.cluster.colocate else "nccl"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStats:
+    """One publish, measured."""
+
+    version: int
+    seconds: float
+    num_bytes: int
+    num_verified: int
+    """Samplers whose checksums were compared."""
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Slowest sampler per phase."""
+
+
+class WeightSync:
+    """Holds the current version and the membership epoch."""
+
+    def __init__(self, config: RunConfig, device: str, learner: LearnerGroup, pool: SamplerPool, incarnation: int):
+        self._config, self._learner, self._pool = config, learner, pool
+        self._incarnation = incarnation
+        self.backend = resolve_backend(config, device)
+        self.version = -1
+        """Version that every sampler holds; -1 before the first publish."""
+        self._epoch = 0
+        self._num_published = 0
+
+    def connect(self) -> None:
+        """Start a membership epoch: learner and all samplers join one transfer group. Raises WeightSyncError."""
+        timeout = self._config.deadlines.sync_seconds
+        self._epoch += 1
+        if self.backend == "ipc":
+            host, port = "", 0
+            world_size = 1 + self._pool.num_workers
+        else:
+            world_size = 1 + self._pool.num_workers
+            host, port = self._learner.open_transfer(self.backend, self._epoch, world_size)
+        refs, rank = {}, 1
+        for sampler in self._pool.samplers:
+            init = TransferInit(
+                backend=self.backend,
+                epoch=self._epoch,
+                host=host,
+                port=port,
+                world_size=world_size,
+                rank_offset=rank,
+                timeout_seconds=timeout,
+            )
+            refs[sampler.sampler_id] = sampler.actor.join_transfer.remote(init)
+            rank += self._config.rollout.tensor_parallel_size
+        refs["learner"] = self._learner.join_transfer(self._epoch)
+        self._collect(refs, "join the transfer group", timeout)
+
+    def publish(self, version: int) -> SyncStats:
+        """Give every sampler the learner's current weights as `version`. Raises WeightSyncError."""
+        started = time.monotonic()
+        timeout = self._config.deadlines.sync_seconds
+        manifest = self._learner.publish(version, self._incarnation)
+        every = self._config.sync.verify_every
+        verify = bool(every) and self._num_published % every == 0
+        payload = self._learner.handles(version) if self.backend == "ipc" else {}
+        update = WeightUpdate(
+            manifest=manifest, epoch=self._epoch, verify=verify, timeout_seconds=timeout, payload=payload
+        )
+        refs: dict[str, Any] = {s.sampler_id: s.actor.update_weights.remote(update) for s in self._pool.samplers}
+        if self.backend != "ipc":
+            refs["learner"] = self._learner.send(version, self._epoch, verify=verify)
+        results = self._collect(refs, f"take version {version}", timeout)
+        sent: Mapping[str, str] = results.pop("learner", None) or {}
+        if verify and not sent:
+            sent = self._learner.checksums(version)
+        for receipt in results.values():
+            _check_receipt(receipt, manifest, sent if verify else None)
+        self.version = version
+        self._pool.set_version(version)
+        self._num_published += 1
+        phases: dict[str, float] = {}
+        for receipt in results.values():
+            for phase, seconds in receipt.seconds.items():
+                phases[phase] = max(phases.get(phase, 0.0), seconds)
+        num_bytes = sum(_num_bytes(meta) for meta in manifest.tensors)
+        return SyncStats(version, time.monotonic() - started, num_bytes, len(results) if verify else 0, phases)
+
+    def _collect(self, refs: Mapping[str, Any], what: str, timeout: float) -> dict[str, Any]:
+        """Wait for all, or raise naming who failed and who is late."""
+        import ray
+
+        started = time.monotonic()
+        pending = dict(refs)
+        results: dict[str, Any] = {}
+        while pending:
+            left = timeout - (time.monotonic() - started)
+            done, _ = ray.wait(list(pending.values()), num_returns=1, timeout=max(0.0, left))
+            if not done:
+                raise WeightSyncError(
+                    f"{', '.join(sorted(pending))} did not {what} within {timeout:.0f} s (epoch {self._epoch}, backend "
+                    f"{self.backend}); raise deadlines.sync_seconds if the transfer is that slow"
+                )
+            name = next(name for name, ref in pending.items() if ref == done[0])
+            try:
+                results[name] = ray.get(pending.pop(name), timeout=timeout)
+            except ray.exceptions.RayError as exc:
+                raise WeightSyncError(f"{name} failed to {what}: {_cause(exc)}") from exc
+        return results
+
+
+def _check_receipt(receipt: WeightReceipt, manifest: WeightManifest, sent: Mapping[str, str] | None) -> None:
+    if receipt.version != manifest.version:
+        raise WeightSyncError(
+            f"sampler {receipt.sampler_id} reports version {receipt.version} after the transfer of {manifest.version}"
+        )
+    if sent is None:
+        return
+    different = [meta.name for meta in manifest.tensors if receipt.checksums.get(meta.name) != sent[meta.name]]
+    if different:
+        raise WeightSyncError(
+            f"sampler {receipt.sampler_id} received other bytes than the learner sent for {len(different)} of "
+            f"{len(manifest.tensors)} tensors, first {different[0]}"
+        )
+
+
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+def _num_bytes(meta: Any) -> int:
+    size = _BYTES[meta.dtype]
+    for extent in meta.shape:
+        size *= extent
+    return size
+
+
+def _cause(exc: BaseException) -> str:
+    lines = [line for line in str(exc).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(exc).__name__
