@@ -1,0 +1,170 @@
+"""Every metric of a run: one registry of names, one durable table of values.
+
+`MetricsWriter` appends to `metrics.jsonl`; `read_metrics` reads the table back, one row per step, with what the
+audit measured joined in. Nothing is logged under a name that is not registered here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from orchestration.watch.event_file import EventFile
+from orchestration.watch.jsonl import append_rows, current_rows, read_rows
+
+FILE_NAME = "metrics.jsonl"
+TIME_PARTS = ("rollout", "vote", "learn", "sync", "wait")
+"""time/PART_seconds of a step sum to time/step_seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """What one metric means."""
+
+    name: str
+    help: str
+    unit: str
+    """share (in [0, 1]), count, tokens, seconds, nats, bytes, ratio or value"""
+
+
+_SPECS = """
+rollout/completion_tokens_mean | tokens | Mean length of a completion, end-of-text token included
+rollout/truncated_share | share | Completions cut at the length limit
+rollout/tokens_per_second | value | Completion tokens of the step per second of rollout
+rollout/prefilled_ratio | ratio | Prompt tokens computed over prompt tokens of the groups; 1.0: each prompt once
+rollout/num_groups | count | Groups of the step
+rollout/num_recovered | count | Groups taken from the durable log instead of being generated
+vote/reward_mean | value | Mean reward of the completions of rewarded groups
+vote/agreement_mean | share | Winner's share of the vote; 0 where nobody was elected
+vote/margin_mean | share | Winner's share minus the runner-up's; 0 where nobody was elected
+vote/abstain_share | share | Completions without an answer in the vote
+vote/truncated_share | share | Completions whose vote outcome is truncated
+vote/timed_out_share | share | Completions whose answer could not be read or compared in time
+vote/error_share | share | Completions whose answer could not be read or compared for an error
+vote/unanimous_share | share | Groups whose completions all gave one answer: no learning signal
+vote/no_label_share | share | Groups that elected nobody
+vote/kept_share | share | Groups that stay in the batch after the vote
+vote/distinct_answers_per_prompt | count | Mean number of different answers in a group
+vote/distinct_answers | count | Different most common answers over the step's prompts
+vote/modal_answer_share | share | Prompts whose most common answer is the one most common over prompts; 1.0: collapse
+vote/num_intransitive_merges | count | Pairs of answers put together though not equivalent directly
+vote/num_revealed_labels | count | Groups whose label was revealed, not elected
+learn/loss | value | Policy loss, token mean
+learn/grad_norm | value | Norm of the gradient before clipping
+learn/entropy_mean | nats | Mean token entropy of the policy
+learn/kl_mean | nats | Mean token KL to the base model; 0 where no reference model is loaded
+learn/clip_share | share | Tokens whose ratio was clipped
+learn/num_tokens | tokens | Completion tokens trained on
+learn/num_updates | count | Optimizer calls of the step; 0 when the batch was empty
+learn/num_micro_batches | count | Forward and backward passes per rank
+learn/padding_share | share | Computed tokens that are padding
+learn/learning_rate | value | Learning rate of the step's last update
+learn/tokens_per_second | value | Trained completion tokens per second of learning
+sync/logprob_gap_mean | nats | Mean |sampler - learner| log-probability of trained tokens, before the update
+sync/seconds | seconds | Publishing a version until every sampler holds it
+sync/bytes | bytes | Bytes sent to each sampler
+sync/checked_tensors | count | Tensors whose checksum was compared
+time/step_seconds | seconds | The whole step; the five parts sum to it
+time/rollout_seconds | seconds | Generating, with the tallies that run meanwhile
+time/vote_seconds | seconds | Resolving the vote and rewarding
+time/learn_seconds | seconds | Advantages and optimizer step
+time/sync_seconds | seconds | Snapshot and weight transfer
+time/wait_seconds | seconds | The rest of the step: bookkeeping between phases
+audit/label_accuracy | share | Pseudo-labels that equal the reference, of the prompts with both
+audit/reward_accuracy | share | Completions of rewarded groups paid exactly when they are right
+audit/average_accuracy | share | Right completions of the step's groups (avg@k)
+audit/majority_accuracy | share | Groups whose most common answer is right; a tie is wrong (maj@k)
+audit/generation_verification_gap | share | Majority accuracy minus average accuracy: what the vote can still teach
+audit/num_references | count | Groups of the step with a reference answer
+eval/average_accuracy | share | avg@n on held-out prompts, macro average over data sources
+eval/majority_accuracy | share | maj@n on held-out prompts, macro average; a tie is wrong
+eval/pass_accuracy | share | pass@n on held-out prompts, macro average
+eval/generation_verification_gap | share | maj@n minus avg@n
+eval/abstain_share | share | Completions without an answer
+eval/completion_tokens_mean | tokens | Mean length of a completion
+eval/num_prompts | count | Prompts with a reference answer
+"""
+
+
+def _parse(specs: str) -> dict[str, MetricSpec]:
+    rows = [line.split(" | ", 2) for line in specs.strip().splitlines()]
+    return {name: MetricSpec(name, help_text, unit) for name, unit, help_text in rows}
+
+
+METRICS: dict[str, MetricSpec] = _parse(_SPECS)
+"""Every metric by name, in the order of the table."""
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that is not registered, naming the nearest one that is."""
+    for name in names:
+        if name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"metric {name!r} is not registered in orchestration.watch.metrics{hint}")
+
+
+class MetricsWriter:
+    """Appends metric rows to a run's `metrics.jsonl`, and to TensorBoard events when asked to."""
+
+    def __init__(self, run_dir: str | Path, tensorboard: bool) -> None:
+        """Args: run_dir: the run directory. tensorboard: write event files under `tensorboard/` too.
+
+        Raises:
+            ResourceError: tensorboard is asked for and not installed.
+        """
+        self._path = Path(run_dir) / FILE_NAME
+        self._events = EventFile(Path(run_dir) / "tensorboard") if tensorboard else None
+
+    def log(self, step: int, branch: int, incarnation: int, values: Mapping[str, float | None]) -> None:
+        """Append one row, durable on return. Rows of the same step and writer add up to one.
+
+        Args:
+            step: the step.
+            branch: of the run.
+            incarnation: of the writer.
+            values: by registered name; None or not finite means not measured.
+
+        Raises:
+            ValueError: a name is not registered.
+            StorageError: the write failed; earlier rows are kept.
+        """
+        check_names(values)
+        numbers = {name: None if value is None else float(value) for name, value in values.items()}
+        append_rows(self._path, [{"step": step, "branch": branch, "incarnation": incarnation, **numbers}])
+        if self._events is not None:
+            self._events.write(step, numbers)
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._events is not None:
+            self._events.close()
+
+
+def read_metrics(run_dir: str | Path) -> pa.Table:
+    """The table of a run's metrics.
+
+    Each file's superseded rows are left out (per step the highest (branch, incarnation) counts); what the audit
+    measured for a step joins its row and wins over what the driver logged of it.
+
+    Returns:
+        Columns step, branch, incarnation (int64), then every metric that was logged (float64, null where it was
+        not measured), in the registry's order; rows in step order.
+    """
+    root = Path(run_dir)
+    table: dict[int, dict[str, Any]] = {}
+    for name in (FILE_NAME, "audit/labels.jsonl", "audit/eval.jsonl"):
+        for step, rows in current_rows(read_rows(root / name)).items():
+            target = table.setdefault(step, {key: rows[-1][key] for key in ("step", "branch", "incarnation")})
+            for row in rows:
+                target |= {key: row[key] for key in METRICS.keys() & row.keys()}
+    rows = [table[step] for step in sorted(table)]
+    names = [name for name in METRICS if any(name in row for row in rows)]
+    columns = {key: pa.array([row[key] for row in rows], pa.int64()) for key in ("step", "branch", "incarnation")}
+    columns |= {name: pa.array([row.get(name) for row in rows], pa.float64()) for name in names}
+    return pa.table(columns)
