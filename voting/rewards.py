@@ -1,0 +1,75 @@
+"""Third phase of a vote: agreement with the elected answer becomes reward. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.schema import VotingSection
+from quorum.types import Float32Array, Resolution, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
+from voting.rules import make_rule
+
+
+def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: VotingSection) -> ScoredGroup:
+    """Pay each completion of a group by its vote.
+
+    Args:
+        group: k completions.
+        tally: of this group.
+        resolution: of this group.
+        section: the rule and its options.
+
+    Returns:
+        The scored group; every completion is trained on, and the KL penalty applies only where there is a label.
+
+    Raises:
+        ValueError: group, tally and resolution are not of one group.
+        ConfigError: unknown rule or wrong options.
+    """
+    ids = (group.group_id, tally.group_id, resolution.group_id)
+    k = len(group.completions)
+    if len(set(ids)) != 1 or len(tally.answers) != k:
+        raise ValueError(
+            f"group, tally and resolution must be of one group, got ids {ids} and {k} completions with "
+            f"{len(tally.answers)} answers"
+        )
+    rule, options = make_rule(section.rule)
+    rewards = rule.pay(tally, resolution, options)
+    return ScoredGroup(
+        group=group,
+        tally=tally,
+        pseudo_label=resolution.pseudo_label,
+        provenance=resolution.provenance,
+        agreement=resolution.agreement,
+        margin=resolution.margin,
+        rewards=np.ascontiguousarray(rewards, dtype=np.float32),
+        train_mask=np.ones(k, dtype=np.bool_),
+        kl_mask=resolution.pseudo_label is not None,
+    )
+
+
+def receipt_of(scored: ScoredGroup) -> ScoreReceipt:
+    """What the driver learns of a scored group: scalars only."""
+    return ScoreReceipt(
+        group_id=scored.group.group_id,
+        prompt_tokens=len(scored.group.prompt_token_ids),
+        completion_tokens=tuple(len(completion.token_ids) for completion in scored.group.completions),
+        trained=tuple(bool(used) for used in scored.train_mask),
+        reward_sum=float(scored.rewards.sum(dtype=np.float64)),
+        reward_hash=reward_hash(scored.rewards, scored.train_mask),
+    )
+
+
+def reward_hash(rewards: Float32Array, train_mask: NDArray[np.bool_]) -> str:
+    """blake2b-64 of the rewards' float32 bytes and the mask's bytes, as 16 hex digits.
+
+    Example:
+        >>> len(reward_hash(np.zeros(4, np.float32), np.ones(4, np.bool_)))
+        16
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(np.ascontiguousarray(rewards, dtype="<f4").tobytes())
+    digest.update(np.ascontiguousarray(train_mask, dtype=np.bool_).tobytes())
+    return digest.hexdigest()
