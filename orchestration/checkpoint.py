@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from learner.group import LearnerGroup
-from orchestration.group_log import fsync_dir
-from orchestration.run_dir import storage_errors, write_atomic
+from orchestration.run_dir import write_atomic
+from orchestration.storage import fsync_dir, storage_errors
 from quorum.errors import DataError
 
 
@@ -43,7 +43,7 @@ def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, kee
     with storage_errors(beside):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-    learner.save(str(beside / "learner"), {"step": state.step, "version": state.version})
+    learner.save(str(beside), {"step": state.step, "version": state.version})
     write_atomic(beside / "state.json", json.dumps(asdict(state), indent=2) + "\n")
     with storage_errors(final):
         os.replace(beside, final)

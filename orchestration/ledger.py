@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from orchestration.run_dir import storage_errors
-from quorum.errors import DataError
+from orchestration.watch.jsonl import append_rows, read_rows
 from quorum.types import EndState
 
 FILE_NAME = "ledger.jsonl"
@@ -44,30 +42,17 @@ class Ledger:
 
     def append(self, rows: Sequence[LedgerRow]) -> None:
         """Write a step's rows and fsync. Raises StorageError."""
-        lines = "".join(json.dumps({**asdict(row), "incarnation": self._incarnation}) + "\n" for row in rows)
-        with storage_errors(self._path), open(self._path, "a", encoding="utf-8") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        append_rows(self._path, ({**asdict(row), "incarnation": self._incarnation} for row in rows))
         self.counts.update(row.end_state.value for row in rows)
 
 
 def read_ledger(run_path: Path) -> list[LedgerRow]:
     """Canonical rows in (branch, group_id) order: for each group the highest incarnation's.
 
-    A torn last line (kill -9 in a write) is left out. Raises DataError for any other unreadable line.
+    A torn last line (kill -9 in a write) is left out.
     """
     best: dict[tuple[int, int], tuple[int, LedgerRow]] = {}
-    lines = (run_path / FILE_NAME).read_text(encoding="utf-8").split("\n") if (run_path / FILE_NAME).exists() else []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError as exc:
-            if number >= len(lines):
-                break
-            raise DataError(f"{run_path / FILE_NAME}:{number} is not JSON ({exc})") from exc
+    for fields in read_rows(run_path / FILE_NAME):
         incarnation = fields.pop("incarnation")
         fields["end_state"] = EndState(fields["end_state"])
         fields["versions"] = tuple(fields["versions"])

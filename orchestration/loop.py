@@ -20,6 +20,7 @@ from orchestration.checkpoint import LoopState, save_checkpoint
 from orchestration.evaluation import Evaluator
 from orchestration.group_log import StepRecord
 from orchestration.ledger import Ledger, LedgerRow
+from orchestration.recovery import RECOVERED
 from orchestration.rollout_phase import RolloutPhase, fetch, train_key, train_sampling
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
@@ -29,7 +30,7 @@ from orchestration.watch.display import Display
 from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.vote_metrics import vote_metrics
 from orchestration.weight_sync import SyncStats, WeightSync
-from quorum.errors import StageError, StorageError, VotingError
+from quorum.errors import StageError, StorageError
 from quorum.types import EndState, GroupKey, Resolution, Role, ScoreReceipt, Tally, TrainingBatch, UpdateStats
 from voting.rules import resolve
 
@@ -162,8 +163,7 @@ class TrainingLoop:
 
     def _vote(self, slots: list[Slot]) -> Vote:
         self.display.phase("vote", "resolve and reward")
-        deadline = self.config.deadlines.vote_seconds
-        tallies: list[Tally] = fetch([slot.tally for slot in slots], deadline, "tally", VotingError)
+        tallies: list[Tally] = [self.stack.voting.fetch(slot.tally) for slot in slots]
         vote = Vote(tallies, resolve(tallies, self.config.voting))
         receipts = []
         for slot, tally, resolution in zip(slots, tallies, vote.resolutions, strict=True):
@@ -171,7 +171,7 @@ class TrainingLoop:
                 receipt, scored = self.stack.voting.reward(slot.group, tally, resolution)
                 receipts.append(receipt)
                 vote.scored.append(scored)
-        vote.receipts = fetch(receipts, deadline, "reward", VotingError)
+        vote.receipts = [self.stack.voting.fetch(receipt) for receipt in receipts]
         return vote
 
     def _learn(self, step: int, vote: Vote) -> UpdateStats:
@@ -230,6 +230,7 @@ class TrainingLoop:
         values |= _learn_metrics(stats) | times
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
+            values["sync/checked_tensors"] = float(synced.num_checked_tensors)
         if self.audit is not None:
             values |= self.audit.latest_labels()
         self._write(step, values)
@@ -283,6 +284,8 @@ def _rollout_metrics(slots: list[Slot], seconds: float) -> dict[str, float]:
     return {
         "rollout/completion_tokens_mean": tokens / num_completions,
         "rollout/truncated_share": sum(r.finish_counts.get("length", 0) for r in receipts) / num_completions,
+        "rollout/num_groups": float(len(receipts)),
+        "rollout/num_recovered": float(sum(r.sampler_id == RECOVERED for r in receipts)),
         "rollout/tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
         "rollout/prefilled_ratio": sum(r.num_prefilled_tokens for r in receipts) / prompt_tokens,
     }

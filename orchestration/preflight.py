@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from configs.schema import RunConfig
-from data.prompts import ModelFacts, PromptSet, check_model_dir, load_prompts, load_tokenizer
+from data.model_files import ModelFacts, check_model_dir, load_tokenizer
+from data.prompts import PromptSet, load_prompts
 from orchestration.plan import ResourcePlan, make_plan
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
 
@@ -46,7 +47,7 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
     plan = attempt(lambda: make_plan(config, with_learner=with_learner))
     model = attempt(lambda: check_model_dir(config.model))
     if model is not None:
-        attempt(lambda: _check_positions(config, model))
+        attempt(lambda: _check_model(config, model))
     tokenizer = attempt(lambda: load_tokenizer(config.model)) if model is not None else None
     train = evaluation = None
     if tokenizer is not None:
@@ -100,8 +101,14 @@ def _check_port(config: RunConfig) -> None:
             ) from exc
 
 
-def _check_positions(config: RunConfig, model: ModelFacts) -> None:
-    if model.max_positions is None or config.max_model_len <= model.max_positions:
+def _check_model(config: RunConfig, model: ModelFacts) -> None:
+    workers = config.rollout.tensor_parallel_size
+    if model.num_attention_heads % workers:
+        raise ConfigError(
+            f"rollout.tensor_parallel_size {workers} does not divide the model's {model.num_attention_heads} attention "
+            f"heads ({config.model.path})"
+        )
+    if config.max_model_len <= model.max_positions:
         return
     prompt, completion = config.data.max_prompt_tokens, config.rollout.max_completion_tokens
     if config.rollout.max_model_len is not None:

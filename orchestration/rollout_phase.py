@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from orchestration.stack import Stack
-from quorum.errors import StorageError, VotingError
+from quorum.errors import StorageError
 from quorum.types import GroupKey, GroupRequest, Prompt, Receipt, Role, SamplingSettings, Tally, group_seed
 
 POLL_SECONDS = 0.5
@@ -84,8 +84,7 @@ class RolloutPhase:
 
     def tallies(self, finished: Mapping[GroupKey, Finished], keys: Sequence[GroupKey]) -> list[Tally]:
         """Tallies in the order of `keys`. Raises VotingError."""
-        refs = [finished[key].tally for key in keys]
-        return fetch(refs, self._config.deadlines.vote_seconds, "tally", VotingError)
+        return [self._stack.voting.fetch(finished[key].tally) for key in keys]
 
     def _tallied(
         self, key: GroupKey, receipt: Receipt, group: Any, extractors: Mapping[GroupKey, str | None]

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from configs.load import dump_config, load_config
 from configs.schema import RunConfig
-from orchestration.group_log import fsync_dir
+from orchestration.storage import fsync_dir, storage_errors
 from quorum import __version__
-from quorum.errors import ConfigError, DataError, ResourceError, StorageError
+from quorum.errors import ConfigError, DataError, ResourceError
 
 SUBDIRECTORIES = ("groups", "audit", "checkpoints", "trace")
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Translate a failed write into a StorageError that names the path and the fix."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageError(
-                f"disk full while writing {path}: free some space, then continue with `quorum train --resume RUN`; "
-                "everything written before is kept"
-            ) from exc
-        raise StorageError(f"cannot write {path}: {exc.strerror or exc}; everything written before is kept") from exc
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -85,7 +85,7 @@ class Stack:
     def pids(self) -> list[int]:
         """Process ids of all actors and their engines on this machine's cluster."""
         found = [pid for sampler in self.pool.samplers for pid in sampler.pids]
-        found += [pid for _, pid in self.voting.describe()]
+        found += self.voting.pids
         if self.learner is not None:
             found += [pid for _, pid in self.learner.describe()]
         return found

@@ -17,15 +17,15 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from orchestration.checkpoint import LoopState, latest_checkpoint
 from orchestration.evaluation import Evaluator
-from orchestration.group_log import fsync_dir
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
 from orchestration.recovery import RecoverableLog
 from orchestration.registries import registries
 from orchestration.rollout_phase import RolloutPhase
-from orchestration.run_dir import RunDir, read_config, resolve_run, storage_errors
+from orchestration.run_dir import RunDir, read_config, resolve_run
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
+from orchestration.storage import fsync_dir, storage_errors
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.metrics import MetricsWriter
@@ -143,7 +143,7 @@ def open_loop(
     display.phase("start", "; ".join(line.strip() for line in checked.plan.describe()[-1:]))
     with ExitStack() as cleanup:
         stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=True)
-        cleanup.enter_context(_stopping(stack, signals))
+        cleanup.enter_context(stopping(stack, signals))
         display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(stack.start_seconds.items())))
         log = start_log(run_dir.path, run_dir.info.incarnation)
         state, recovered = _restore(config, run_dir, stack, log, display)
@@ -210,7 +210,7 @@ def _restore(
     state = fresh
     if found is not None:
         path, state = found
-        stack.learner.load(str(path / "learner"))
+        stack.learner.load(str(path))
     timeout = config.deadlines.save_seconds
     keys = ray.get(log.recover.remote(state.branch, Role.TRAIN, state.step), timeout=timeout)
     fetch = log.fetch_with_receipt.options(num_returns=2)
@@ -233,7 +233,7 @@ def _export(stack: Stack, run_path: Path) -> None:
 
 
 @contextmanager
-def _stopping(stack: Stack, signals: StopSignals) -> Iterator[None]:
+def stopping(stack: Stack, signals: StopSignals) -> Iterator[None]:
     """Stop the stack whatever happens; an error in stopping never hides the one that led to it."""
     try:
         yield

@@ -35,8 +35,8 @@ class SyncStats:
     version: int
     seconds: float
     num_bytes: int
-    num_verified: int
-    """Samplers whose checksums were compared."""
+    num_checked_tensors: int
+    """Tensors whose checksum was compared, over all samplers."""
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     """Slowest sampler per phase."""
 
@@ -57,15 +57,13 @@ class WeightSync:
         """Start a membership epoch: learner and all samplers join one transfer group. Raises WeightSyncError."""
         timeout = self._config.deadlines.sync_seconds
         self._epoch += 1
-        if self.backend == "ipc":
-            host, port = "", 0
-            world_size = 1 + self._pool.num_workers
-        else:
-            world_size = 1 + self._pool.num_workers
+        world_size = 1 + self._pool.num_workers
+        host, port = "", 0
+        if self.backend != "ipc":
             host, port = self._learner.open_transfer(self.backend, self._epoch, world_size)
-        refs, rank = {}, 1
-        for sampler in self._pool.samplers:
-            init = TransferInit(
+
+        def init(rank: int) -> TransferInit:
+            return TransferInit(
                 backend=self.backend,
                 epoch=self._epoch,
                 host=host,
@@ -74,9 +72,13 @@ class WeightSync:
                 rank_offset=rank,
                 timeout_seconds=timeout,
             )
-            refs[sampler.sampler_id] = sampler.actor.join_transfer.remote(init)
+
+        refs, rank = {}, 1
+        for sampler in self._pool.samplers:
+            refs[sampler.sampler_id] = sampler.actor.join_transfer.remote(init(rank))
             rank += self._config.rollout.tensor_parallel_size
-        refs["learner"] = self._learner.join_transfer(self._epoch)
+        if self.backend != "ipc":
+            refs["learner"] = self._learner.join_transfer(init(0))
         self._collect(refs, "join the transfer group", timeout)
 
     def publish(self, version: int) -> SyncStats:
@@ -86,28 +88,35 @@ class WeightSync:
         manifest = self._learner.publish(version, self._incarnation)
         every = self._config.sync.verify_every
         verify = bool(every) and self._num_published % every == 0
-        payload = self._learner.handles(version) if self.backend == "ipc" else {}
+        is_shared = self.backend == "ipc"
+        payload = {"handles": self._learner.share_ipc(version)} if is_shared else {}
         update = WeightUpdate(
             manifest=manifest, epoch=self._epoch, verify=verify, timeout_seconds=timeout, payload=payload
         )
         refs: dict[str, Any] = {s.sampler_id: s.actor.update_weights.remote(update) for s in self._pool.samplers}
-        if self.backend != "ipc":
-            refs["learner"] = self._learner.send(version, self._epoch, verify=verify)
+        if not is_shared:
+            for rank, ref in enumerate(self._learner.send(version, self._epoch, timeout)):
+                refs[f"learner rank {rank}"] = ref
+        sent = self._learner.checksums(version) if verify else None
         results = self._collect(refs, f"take version {version}", timeout)
-        sent: Mapping[str, str] = results.pop("learner", None) or {}
-        if verify and not sent:
-            sent = self._learner.checksums(version)
-        for receipt in results.values():
-            _check_receipt(receipt, manifest, sent if verify else None)
+        if is_shared:
+            self._learner.clear_ipc()
+        receipts = [result for result in results.values() if isinstance(result, WeightReceipt)]
+        for receipt in receipts:
+            _check_receipt(receipt, manifest, sent)
         self.version = version
-        self._pool.set_version(version)
         self._num_published += 1
         phases: dict[str, float] = {}
-        for receipt in results.values():
+        for receipt in receipts:
             for phase, seconds in receipt.seconds.items():
                 phases[phase] = max(phases.get(phase, 0.0), seconds)
-        num_bytes = sum(_num_bytes(meta) for meta in manifest.tensors)
-        return SyncStats(version, time.monotonic() - started, num_bytes, len(results) if verify else 0, phases)
+        return SyncStats(
+            version=version,
+            seconds=time.monotonic() - started,
+            num_bytes=sum(_num_bytes(meta) for meta in manifest.tensors),
+            num_checked_tensors=len(receipts) * len(manifest.tensors) if verify else 0,
+            phase_seconds=phases,
+        )
 
     def _collect(self, refs: Mapping[str, Any], what: str, timeout: float) -> dict[str, Any]:
         """Wait for all, or raise naming who failed and who is late."""

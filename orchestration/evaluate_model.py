@@ -1,0 +1,103 @@
+"""`evaluate`: measure a model on data with reference answers, through the samplers and voters that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.load import load_config
+from configs.schema import RunConfig
+from orchestration.evaluation import Evaluator
+from orchestration.preflight import preflight
+from orchestration.registries import registries
+from orchestration.rollout_phase import RolloutPhase
+from orchestration.run_dir import RunDir
+from orchestration.signals import StopSignals
+from orchestration.stack import Stack
+from orchestration.training import start_log, stopping
+from orchestration.watch.audit import AuditProcess
+from orchestration.watch.display import Display
+from quorum.errors import DataError, StageError
+from quorum.types import Role
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """Scores of one model."""
+
+    path: Path
+    """Directory with the groups (Parquet) and `audit/eval.jsonl`."""
+    scores: dict[float, dict[str, Any]] = field(default_factory=dict)
+    """By temperature: the row that the audit wrote, see docs/formats.md."""
+
+
+def evaluate(
+    model: str,
+    data: str,
+    *,
+    temperatures: Sequence[float] = (1.0,),
+    num_completions: int = 16,
+    out: str | Path,
+    preset: str = "eval",
+    overrides: Sequence[str] = (),
+    live: bool | None = None,
+) -> EvaluationResult:
+    """Draw n completions per prompt at each temperature and score them against the references.
+
+    Args:
+        model: Hugging Face directory or hub name.
+        data: anything `data.train.N.path` takes; its rows need reference answers.
+        temperatures: 0 is greedy (one completion is drawn).
+        num_completions: n of avg@n and maj@n.
+        out: directory to make for groups and scores.
+        preset: preset or YAML file to start from: extractor, equivalence, samplers, limits.
+        overrides: `section.field=value` on top.
+        live: show the live display; None decides by the terminal.
+
+    Raises:
+        ConfigError, DataError, ResourceError: before anything starts; DataError also when no row has a reference.
+        StageError: a stage failed.
+    """
+    words = [f"run.dir={out}", f"model.path={model}", f"evaluation.data.0.path={data}", f"data.train.0.path={data}"]
+    config = load_config(preset, [*words, *overrides], registries=registries())
+    result = EvaluationResult(config.run_path.absolute())
+    with StopSignals() as signals, ExitStack() as cleanup:
+        checked = preflight(config, new_run=True, with_learner=False)
+        run_dir = RunDir.create(config)
+        cleanup.callback(run_dir.close)
+        display = cleanup.enter_context(Display(config, run_dir.path, live=live))
+        display.phase("start", "samplers and voters")
+        stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=False, initial_version=0)
+        cleanup.enter_context(stopping(stack, signals))
+        audit = AuditProcess.start(run_dir.path)
+        cleanup.callback(audit.stop, config.deadlines.stop_seconds)
+        log = start_log(run_dir.path, 0)
+        rollout = RolloutPhase(config, stack, log, signals.check)
+        assert checked.evaluation is not None
+        for index, temperature in enumerate(temperatures):
+            at = _at(config, temperature, num_completions)
+            display.phase("evaluate", f"temperature {temperature:g}")
+            Evaluator(at, rollout, log, checked.evaluation.prompts, branch=0).run(index, version=0)
+            result.scores[temperature] = _scored(audit, index, config.deadlines.vote_seconds, data)
+        run_dir.set_state("done")
+    return result
+
+
+def _at(config: RunConfig, temperature: float, num_completions: int) -> RunConfig:
+    """The configuration of one temperature; greedy draws once, for all its completions would be equal."""
+    wanted = {"temperature": temperature, "completions_per_prompt": num_completions if temperature else 1}
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=wanted)})
+
+
+def _scored(audit: AuditProcess, step: int, timeout: float, data: str) -> dict[str, Any]:
+    row = audit.wait_for(step, Role.EVAL, timeout)
+    if row is None:
+        raise StageError(f"the scores of {data} were not there within {timeout:.0f} s; the groups are kept")
+    if not row:
+        raise DataError(
+            f"no row of {data} has a reference answer: name its column with evaluation.data.0.columns.answer"
+        )
+    return row
