@@ -66,7 +66,7 @@ if [[ ! -x .venv/bin/python || $(.venv/bin/python --version) != "$("$python" --v
   "$python" -m venv --clear .venv
 fi
 log=.venv/setup.log
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --progress-bar off)
+pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check --progress-bar off)
 sdists=$(grep -v '^#' requirements/sdists.txt | paste -sd'|')
 install() { "${pip[@]}" "$@" || fail "pip could not install the lock (its last lines are above)" "see that the package index answers, then run make again"; }
 install $(grep -E '^(pip|setuptools|wheel)==' requirements/cpu.lock)
