@@ -93,11 +93,10 @@ def _at(config: RunConfig, temperature: float, num_completions: int) -> RunConfi
 
 
 def _scored(audit: AuditProcess, step: int, timeout: float, data: str) -> dict[str, Any]:
-    row = audit.wait_for(step, Role.EVAL, timeout)
+    row = audit.wait_for_row(step, Role.EVAL, timeout)
     if row is None:
-        raise StageError(f"the scores of {data} were not there within {timeout:.0f} s; the groups are kept")
-    if not row:
-        raise DataError(
-            f"no row of {data} has a reference answer: name its column with evaluation.data.0.columns.answer"
-        )
+        why = audit.failure or f"the scores were not there within {timeout:.0f} s"
+        raise StageError(f"evaluation of {data}: {why}; the groups are kept")
+    if "sources" not in row:
+        raise DataError(f"no row of {data} has a reference answer: name its column (evaluation.data.0.columns.answer)")
     return row

@@ -96,6 +96,7 @@ class TrainingLoop:
         self.ledger = Ledger(self.run_dir.path, self.run_dir.info.incarnation)
         self.buffer = Buffer(self.config.rollout.prompts_per_step, next_group_id=self.state.next_group_id)
         self._closing: list[Any] = []
+        self._next_audited = self.state.step
 
     def run(self) -> None:
         """Train until `run.num_steps` steps are done. Raises the first stage's error."""
@@ -231,11 +232,21 @@ class TrainingLoop:
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
             values["sync/checked_tensors"] = float(synced.num_checked_tensors)
-        if self.audit is not None:
-            values |= self.audit.latest_labels()
         self._write(step, values)
-        self.display.step(step, values)
+        self.display.step(step, values | self._audited())
         return values
+
+    def _audited(self) -> dict[str, float]:
+        """Log what the audit found in earlier steps, each under its own step; return the newest of it."""
+        newest: dict[str, float] = {}
+        while self.audit is not None and self._next_audited < self.state.step:
+            found = self.audit.wait_for(self._next_audited, Role.TRAIN, 0)
+            if found is None:
+                break
+            self._write(self._next_audited, found)
+            newest = found
+            self._next_audited += 1
+        return newest
 
     def _evaluate(self, step: int) -> None:
         if not self.evaluator.is_due(step):
@@ -249,6 +260,8 @@ class TrainingLoop:
             return
         values = self.audit.wait_for(step, Role.EVAL, self.config.deadlines.vote_seconds) or {}
         self._write(step, values)
+        if self.audit.failure:
+            self.display.event(self.audit.failure)
         self.display.event(_eval_line(step, values))
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:

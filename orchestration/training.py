@@ -28,6 +28,7 @@ from orchestration.stack import Stack
 from orchestration.storage import fsync_dir, storage_errors
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
+from orchestration.watch.jsonl import current_rows, read_rows
 from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.report import write_report
 from orchestration.weight_sync import WeightSync
@@ -47,6 +48,21 @@ class RunResult:
     report: Path
     seconds: float
     """Wall time of this call."""
+    seed: int
+
+    def figures(self) -> dict[str, float]:
+        """The RESULT line's keys: accuracy (avg@n) and majority accuracy (maj@n) at first and last, and seconds."""
+        rows = current_rows(read_rows(self.path / "audit" / "eval.jsonl"))
+        scored = [rows[step][-1] for step in sorted(rows) if "eval/average_accuracy" in rows[step][-1]]
+        found = {"seconds": self.seconds}
+        if scored:
+            before, after = scored[0], scored[-1]
+            found["accuracy_before"] = before["eval/average_accuracy"]
+            found["accuracy_after"] = after["eval/average_accuracy"]
+            found["accuracy_gain"] = found["accuracy_after"] - found["accuracy_before"]
+            found["majority_before"] = before["eval/majority_accuracy"]
+            found["majority_after"] = after["eval/majority_accuracy"]
+        return found
 
 
 def prepare(source: str | Path | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
@@ -95,7 +111,8 @@ def train(
                 raise
             finally:
                 run_dir.close()
-    return RunResult(run_dir.path, num_steps, run_dir.path / "model", report, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return RunResult(run_dir.path, num_steps, run_dir.path / "model", report, seconds, resolved.run.seed)
 
 
 def resolve(
