@@ -1,0 +1,355 @@
+"""Driver side of the learner: starts the ranks, gives collective orders, and names the rank that fails.
+
+Every call is bounded. When one rank fails, the others may be stuck in a collective with it, so they are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from configs.schema import RunConfig
+from learner.batch import Plan, plan_micro_batches
+from learner.orders import UpdateSums, make_orders
+from learner.rank import LANES, Progress, Rank, RankSettings
+from quorum.errors import LearnerError, QuorumError, ResourceError
+from quorum.types import TrainingBatch, TransferInit, UpdateStats, WeightManifest
+
+POLL_SECONDS = 2.0
+"""How often the ranks are asked for progress while they work."""
+GRACE_SECONDS = 5.0
+"""How long the other ranks are heard after one failed: the one that died is the cause, not those it left waiting."""
+PROBE_SECONDS = 10.0
+
+
+class LearnerGroup:
+    """All learner ranks. Made by `start`."""
+
+    def __init__(self, config: RunConfig, actors: Sequence[Any], device: str) -> None:
+        self.config = config
+        self.device = device
+        self.actors = list(actors)
+        self.processes: list[dict[str, Any]] = []
+        self._version = 0
+
+    @classmethod
+    def start(
+        cls,
+        config: RunConfig,
+        *,
+        device: str = "cpu",
+        actor_options: Sequence[Mapping[str, Any]] | None = None,
+        namespace: str | None = None,
+    ) -> LearnerGroup:
+        """Place all ranks and bring them up in parallel, within `deadlines.start_seconds`.
+
+        Args:
+            config: the run's configuration.
+            device: "cpu" or "cuda".
+            actor_options: Ray options of each rank (resources, placement); None asks for cpus_per_rank CPUs each.
+            namespace: Ray namespace in which ranks are named "learner-rank-N"; None leaves them unnamed.
+
+        Raises:
+            ResourceError: a rank could not be placed; says which, and what it asks for.
+            DataError: the model cannot be loaded.
+            LearnerError: a rank failed while it started, or did not finish.
+        """
+        import ray
+
+        num_ranks = config.learner.num_ranks
+        options = actor_options or [{"num_cpus": config.cluster.cpus_per_rank}] * num_ranks
+        if len(options) != num_ranks:
+            raise ValueError(f"{num_ranks} ranks need as many actor_options, got {len(options)}")
+        actor_class = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups=LANES)(Rank)
+        actors = []
+        for rank, given in enumerate(options):
+            names = {"name": f"learner-rank-{rank}", "namespace": namespace} if namespace else {}
+            on_loopback = config.cluster.address == "local"
+            settings = RankSettings(config, rank, num_ranks, device, on_loopback)
+            actors.append(actor_class.options(**names, **given).remote(settings))
+        group = cls(config, actors, device)
+        try:
+            group._bring_up(options)
+        except BaseException:
+            group.kill()
+            raise
+        return group
+
+    def _bring_up(self, options: Sequence[Mapping[str, Any]]) -> None:
+        import ray
+
+        seconds = self.config.deadlines.start_seconds
+        deadline = time.monotonic() + seconds
+        refs = [actor.describe.remote() for actor in self.actors]
+        _, pending = ray.wait(refs, num_returns=len(refs), timeout=seconds)
+        if pending:
+            named = [f"rank {i} (needs {_needs(options[i])})" for i, ref in enumerate(refs) if ref in pending]
+            held = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+            raise ResourceError(
+                f"learner {', '.join(named)} could not be placed within {seconds:.0f} s; the cluster has {held} "
+                "in all; free resources, or ask for fewer ranks (learner.num_ranks)"
+            )
+        self.processes = self._collect(refs, "placement", seconds)
+        remaining = max(1.0, deadline - time.monotonic())
+        host, port = self._one(0, "open_rendezvous", timeout=remaining)
+        self._all("start", host, port, phase="start", timeout=max(1.0, deadline - time.monotonic()))
+
+    def describe(self) -> list[tuple[str, int]]:
+        """Name and process id of every rank."""
+        return [(f"rank {i}", process["pid"]) for i, process in enumerate(self.processes)]
+
+    def update(self, batch: TrainingBatch) -> UpdateStats:
+        """Take one optimizer step on a batch; blocks.
+
+        An empty batch (no trained completion, or no tokens) makes no update and says so: `num_updates` is 0.
+
+        Args:
+            batch: its groups are ScoredGroups or references to them, which only the ranks resolve.
+
+        Raises:
+            NonFiniteLoss: the optimizer was not stepped; restart the learner from a checkpoint to go on.
+            LearnerError: a rank died or failed, or made no progress for `deadlines.learn_seconds`.
+        """
+        start = time.monotonic()
+        section = self.config.learner
+        plan = plan_micro_batches(batch.receipts, section.num_ranks, section.max_tokens_per_micro_batch)
+        if not plan.num_micro_batches:
+            return self._no_update(batch.step)
+        orders = make_orders(batch, plan)
+        refs = [actor.update.remote(order) for actor, order in zip(self.actors, orders, strict=True)]
+        results = self._collect(refs, f"the update of step {batch.step}", self.config.deadlines.learn_seconds, True)
+        sums, learning_rate = results[0]
+        self._version += 1
+        return self._stats(batch.step, plan, sums, learning_rate, time.monotonic() - start)
+
+    def _no_update(self, step: int) -> UpdateStats:
+        nothing = dict.fromkeys(("loss", "grad_norm", "kl", "entropy", "logprob_gap", "clip_share", "seconds"), 0.0)
+        return UpdateStats(step=step, version=self._version, num_updates=0, num_tokens=0, **nothing)
+
+    def _stats(self, step: int, plan: Plan, sums: UpdateSums, learning_rate: float, seconds: float) -> UpdateStats:
+        return UpdateStats(
+            step=step,
+            version=self._version,
+            num_updates=1,
+            loss=sums.loss,
+            grad_norm=sums.grad_norm,
+            kl=sums.kl / sums.num_tokens,
+            entropy=sums.entropy / sums.num_tokens,
+            logprob_gap=sums.gap / sums.num_tokens,
+            clip_share=0.0,
+            num_tokens=sums.num_tokens,
+            seconds=seconds,
+            extra={
+                "learn/learning_rate": learning_rate,
+                "learn/micro_batches": float(plan.num_micro_batches),
+                "learn/padding_share": 1 - plan.num_tokens / plan.num_padded_tokens,
+                "learn/tokens_per_second": sums.num_tokens / seconds,
+            },
+        )
+
+    def publish(self, version: int, incarnation: int) -> WeightManifest:
+        """Snapshot the current weights as `version`; from now on it can be sent, until newer ones replace it."""
+        manifest = self._all("publish", version, incarnation, phase="publish", timeout=self._sync_seconds)[0]
+        self._version = version
+        return manifest
+
+    def checksums(self, version: int) -> dict[str, str]:
+        """blake2b-64 of every tensor of a published version, by name."""
+        merged: dict[str, str] = {}
+        for part in self._all("checksums", version, phase="checksums", timeout=self._sync_seconds, lane="transfer"):
+            merged.update(part)
+        return merged
+
+    def open_transfer(self, backend: str, epoch: int, world_size: int) -> tuple[str, int]:
+        """Open a membership epoch on rank 0; returns the address that receivers join, before anyone joined."""
+        return self._one(0, "open_transfer", backend, epoch, world_size, timeout=self._sync_seconds, lane="transfer")
+
+    def join_transfer(self, init: TransferInit) -> Any:
+        """Let rank 0 join the epoch. Returns a reference that is done once every receiver has joined."""
+        return self.actors[0].join_transfer.options(concurrency_group="transfer").remote(init)
+
+    def close_transfer(self, epoch: int) -> None:
+        """Leave an epoch that is no longer used."""
+        self._one(0, "close_transfer", epoch, timeout=self._sync_seconds, lane="transfer")
+
+    def send(self, version: int, epoch: int, timeout_seconds: float) -> list[Any]:
+        """Broadcast a published version to an epoch. Returns one reference per rank; wait for all of them.
+
+        Each raises the same WeightSyncError when it could not be sent; no rank is left waiting.
+        """
+        return [
+            actor.send.options(concurrency_group="transfer").remote(version, epoch, timeout_seconds)
+            for actor in self.actors
+        ]
+
+    def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
+        """CUDA IPC handles of a version's buckets, for a sampler on the same GPU; hold until `clear_ipc`."""
+        return self._one(0, "share_ipc", version, timeout=self._sync_seconds, lane="transfer")
+
+    def clear_ipc(self) -> None:
+        """Free what `share_ipc` staged, once every receipt has come back."""
+        self._one(0, "clear_ipc", timeout=self._sync_seconds, lane="transfer")
+
+    def save(self, path: str, client_state: dict[str, Any]) -> None:
+        """Write a checkpoint to PATH/learner: complete with verified hashes, or not there at all.
+
+        Raises:
+            LearnerError, StorageError: it was not written; an older one at the same place is kept.
+        """
+        self._one(0, "clear_staging", path, timeout=self._save_seconds)
+        hashes: dict[str, str] = {}
+        for part in self._all("save", path, client_state, phase="save", timeout=self._save_seconds):
+            hashes.update(part)
+        self._one(0, "publish_checkpoint", path, hashes, timeout=self._save_seconds)
+
+    def load(self, path: str) -> dict[str, Any]:
+        """Continue from the checkpoint below `path`, right after `start`; returns its `client_state`.
+
+        Raises:
+            LearnerError: it is missing, damaged, or of another number of ranks or ZeRO stage.
+        """
+        return self._all("load", path, phase="load", timeout=self._save_seconds)[0]
+
+    def export(self, path: str) -> None:
+        """Write the policy as a Hugging Face directory with its tokenizer, in the samplers' precision."""
+        self._all("export", path, phase="export", timeout=self._save_seconds)
+
+    def progress(self) -> list[Progress | None]:
+        """What each rank is doing; None for one that does not answer."""
+        import ray
+
+        refs = [actor.progress.options(concurrency_group="probe").remote() for actor in self.actors]
+        answers: list[Progress | None] = []
+        for ref in refs:
+            try:
+                answers.append(ray.get(ref, timeout=PROBE_SECONDS))
+            except (ray.exceptions.RayError, TimeoutError):
+                answers.append(None)
+        return answers
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End all ranks: asked first, then killed. Returns once their processes are gone, or after `timeout`."""
+        import ray
+
+        deadline = time.monotonic() + (self.config.deadlines.stop_seconds if timeout is None else timeout)
+        refs = [actor.stop.remote() for actor in self.actors]
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=max(0.0, (deadline - time.monotonic()) / 2))
+        self.kill()
+        local = self.config.cluster.address == "local"
+        pids = [process["pid"] for process in self.processes] if local else []
+        while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End all ranks at once; they may be stuck in a collective."""
+        import ray
+
+        for actor in self.actors:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.kill(actor, no_restart=True)
+        self.actors = []
+
+    @property
+    def _sync_seconds(self) -> float:
+        return self.config.deadlines.sync_seconds
+
+    @property
+    def _save_seconds(self) -> float:
+        return self.config.deadlines.save_seconds
+
+    def _one(self, rank: int, method: str, *args: Any, timeout: float, lane: str | None = None) -> Any:
+        return self._collect([self._call(self.actors[rank], method, lane)(*args)], method, timeout)[0]
+
+    def _all(self, method: str, *args: Any, phase: str, timeout: float, lane: str | None = None) -> list[Any]:
+        return self._collect([self._call(actor, method, lane)(*args) for actor in self.actors], phase, timeout)
+
+    @staticmethod
+    def _call(actor: Any, method: str, lane: str | None) -> Callable[..., Any]:
+        bound = getattr(actor, method)
+        return (bound.options(concurrency_group=lane) if lane else bound).remote
+
+    def _collect(self, refs: Sequence[Any], phase: str, seconds: float, on_progress: bool = False) -> list[Any]:
+        """Results of all ranks, in rank order.
+
+        Args:
+            refs: one per rank (or a single one, of rank 0).
+            phase: what the ranks are doing, for the error.
+            seconds: the limit; with `on_progress` it starts again whenever a rank gets ahead.
+
+        Raises:
+            LearnerError: a rank died, failed or stalled. All ranks have been killed.
+        """
+        import ray
+
+        deadline, seen, pending = time.monotonic() + seconds, self.progress() if on_progress else [], list(refs)
+        while pending:
+            wait = min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+            done, pending = ray.wait(pending, num_returns=len(pending), timeout=wait)
+            failed = [ref for ref in done if _error_of(ref)]
+            if failed:
+                raise self._failure(refs, phase)
+            if pending and on_progress and (now := self.progress()) != seen:
+                seen, deadline = now, time.monotonic() + seconds
+            if pending and time.monotonic() >= deadline:
+                late = [f"rank {i}" for i, ref in enumerate(refs) if ref in pending]
+                doing = ", ".join(f"rank {i}: {p.phase if p else 'no answer'}" for i, p in enumerate(self.progress()))
+                self.kill()
+                raise LearnerError(
+                    f"{' and '.join(late)} did not finish {phase} within {seconds:.0f} s without progress ({doing})"
+                )
+        return [ray.get(ref, timeout=PROBE_SECONDS) for ref in refs]
+
+    def _failure(self, refs: Sequence[Any], phase: str) -> QuorumError:
+        """The error to raise after one rank failed: a death explains the others' errors. Kills all ranks."""
+        import ray
+
+        ray.wait(list(refs), num_returns=len(refs), timeout=GRACE_SECONDS)
+        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        errors = {i: error for i, ref in enumerate(refs) if ref in done and (error := _error_of(ref))}
+        dead = {i: e for i, e in errors.items() if isinstance(e, ray.exceptions.ActorError)}
+        own = {i: e for i, e in errors.items() if isinstance(e, QuorumError)}
+        self.kill()
+        if dead:
+            names = " and ".join(f"rank {i} (pid {self._pid(i)})" for i in dead)
+            return LearnerError(f"learner {names} died during {phase}: {_first_line(next(iter(dead.values())))}")
+        rank, error = next(iter((own or errors).items()))
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, QuorumError):
+            return cause
+        return LearnerError(f"learner rank {rank} failed during {phase}: {type(cause).__name__}: {cause}")
+
+    def _pid(self, rank: int) -> int | None:
+        return self.processes[rank]["pid"] if rank < len(self.processes) else None
+
+
+def _error_of(ref: Any) -> Exception | None:
+    import ray
+
+    try:
+        ray.get(ref, timeout=PROBE_SECONDS)
+    except (ray.exceptions.RayError, QuorumError) as error:
+        return error
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _needs(options: Mapping[str, Any]) -> str:
+    wanted = {"CPU": options.get("num_cpus", 0), "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
+    return ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count) or "nothing"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,178 @@
+"""Published weights: immutable snapshots, cut into buckets that the ranks' host memory shares.
+
+Each bucket is owned by one rank as raw bytes in the samplers' type. A snapshot is a copy: it can be sent again
+at any time, also while the next update computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from learner.zero import ZeroEngine, shape_of
+from quorum.errors import WeightSyncError
+from quorum.types import TensorMeta, WeightManifest
+
+LOCK_SECONDS = 60.0
+
+
+def bucket_bytes(bucket: Sequence[TensorMeta]) -> int:
+    """Bytes of a bucket on the wire: its tensors' bytes, one after another."""
+    return sum(meta_bytes(meta) for meta in bucket)
+
+
+def meta_bytes(meta: TensorMeta) -> int:
+    """Bytes of one tensor."""
+    return math.prod(meta.shape) * getattr(torch, meta.dtype).itemsize
+
+
+def plan_buckets(tensors: Sequence[TensorMeta], max_bytes: int) -> tuple[tuple[TensorMeta, ...], ...]:
+    """Consecutive tensors in buckets of at most `max_bytes`; a larger tensor has a bucket of its own."""
+    buckets: list[list[TensorMeta]] = []
+    used = 0
+    for meta in tensors:
+        size = meta_bytes(meta)
+        if not buckets or used + size > max_bytes:
+            buckets.append([])
+            used = 0
+        buckets[-1].append(meta)
+        used += size
+    return tuple(tuple(bucket) for bucket in buckets)
+
+
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """[num_bytes] uint8 view of a contiguous tensor."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def split_bucket(bucket: Sequence[TensorMeta], data: Tensor) -> Iterator[tuple[TensorMeta, Tensor]]:
+    """Cut a bucket's flat bytes into its tensors' bytes (views)."""
+    offset = 0
+    for meta in bucket:
+        size = meta_bytes(meta)
+        yield meta, data[offset : offset + size]
+        offset += size
+
+
+def checksum(data: Tensor) -> str:
+    """blake2b-64 of a uint8 tensor on the host, as 16 hex digits."""
+    return hashlib.blake2b(memoryview(data.numpy()), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One published version as this rank holds it."""
+
+    manifest: WeightManifest
+    num_owners: int
+    owned: dict[int, Tensor]
+    """Flat uint8 host tensors of the buckets that this rank owns, by bucket index."""
+
+    def owner_of(self, index: int) -> int:
+        """Rank that holds bucket `index`."""
+        return index % self.num_owners
+
+    def checksums(self) -> dict[str, str]:
+        """Checksum of every tensor owned here, by name."""
+        return {
+            meta.name: checksum(data)
+            for index, flat in self.owned.items()
+            for meta, data in split_bucket(self.manifest.buckets[index], flat)
+        }
+
+
+class SnapshotStore:
+    """This rank's snapshots: the newest, and those that a transfer is still reading."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._snapshots: dict[int, Snapshot] = {}
+        self._readers: dict[int, int] = {}
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise WeightSyncError(f"the snapshot store stayed locked for {LOCK_SECONDS:.0f} s")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Keep `snapshot` as the newest; drop older ones that nobody reads."""
+        with self._locked():
+            self._snapshots[snapshot.manifest.version] = snapshot
+            self._drop_unused(snapshot.manifest.version)
+
+    def versions(self) -> list[int]:
+        """Versions that can be sent, oldest first by publication."""
+        with self._locked():
+            return list(self._snapshots)
+
+    @contextlib.contextmanager
+    def reading(self, version: int) -> Iterator[Snapshot]:
+        """Hold a version for the duration of a transfer.
+
+        Raises:
+            WeightSyncError: it was never published here, or has been dropped.
+        """
+        with self._locked():
+            if version not in self._snapshots:
+                held = ", ".join(map(str, self._snapshots)) or "none"
+                raise WeightSyncError(f"policy version {version} is not held by the learner (held: {held})")
+            snapshot = self._snapshots[version]
+            self._readers[version] = self._readers.get(version, 0) + 1
+        try:
+            yield snapshot
+        finally:
+            with self._locked():
+                self._readers[version] -= 1
+                self._drop_unused(next(reversed(self._snapshots)))
+
+    def _drop_unused(self, newest: int) -> None:
+        for version in [v for v in self._snapshots if v != newest and not self._readers.get(v)]:
+            del self._snapshots[version]
+
+
+def take_snapshot(
+    model: nn.Module,
+    engine: ZeroEngine,
+    *,
+    version: int,
+    incarnation: int,
+    dtype: torch.dtype,
+    max_bytes: int,
+    rank: int,
+) -> Snapshot:
+    """Copy the policy's weights out of the engine, bucket by bucket. A collective under ZeRO-3.
+
+    Args:
+        model: the Hugging Face model inside the engine; its parameter names go into the manifest, tied weights once.
+        dtype: the samplers' type. Buffers are not weights and stay out.
+        max_bytes: size of a bucket.
+        rank: this rank; it copies only the buckets it will own.
+    """
+    parameters = dict(model.named_parameters())
+    name_of_dtype = str(dtype).removeprefix("torch.")
+    metas = [TensorMeta(name, name_of_dtype, shape_of(parameter)) for name, parameter in parameters.items()]
+    manifest = WeightManifest(version=version, incarnation=incarnation, buckets=plan_buckets(metas, max_bytes))
+    snapshot = Snapshot(manifest=manifest, num_owners=engine.world_size, owned={})
+    for index, bucket in enumerate(manifest.buckets):
+        with engine.gathered([parameters[meta.name] for meta in bucket]):
+            if snapshot.owner_of(index) == rank:
+                snapshot.owned[index] = _pack(bucket, parameters, dtype)
+    return snapshot
+
+
+def _pack(bucket: Sequence[TensorMeta], parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> Tensor:
+    flat = torch.empty(bucket_bytes(bucket), dtype=torch.uint8)
+    for meta, data in split_bucket(bucket, flat):
+        data.copy_(raw_bytes(parameters[meta.name].detach().to("cpu", dtype)))
+    return flat
