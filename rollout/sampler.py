@@ -1,0 +1,181 @@
+"""The sampler actor: one engine, the policy version it holds, and every process it started.
+
+A plain class; `rollout.pool` makes it a Ray actor. All methods are coroutines of one event loop, so probes are
+answered while groups are generated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+
+from quorum.errors import QuorumError, ResourceError, StaleSamplerError, WeightSyncError
+from quorum.types import (
+    Float32Array,
+    GroupRequest,
+    Receipt,
+    RolloutGroup,
+    TransferInit,
+    WeightReceipt,
+    WeightUpdate,
+)
+from rollout import watchdog
+from rollout.engine import Engine
+from rollout.engines.registry import ENGINES
+from rollout.settings import NO_VERSION, SamplerInfo, SamplerProbe, SamplerSettings
+from rollout.stderr_tail import StderrTail, last_error_line
+
+__all__ = ["NO_VERSION", "Sampler", "SamplerInfo", "SamplerProbe", "SamplerSettings"]
+
+
+class Sampler:
+    """Holds one policy version at a time and samples groups with it."""
+
+    def __init__(self, settings: SamplerSettings) -> None:
+        self._settings = settings
+        self._version = settings.initial_version
+        self._num_groups = 0
+        self._is_updating = False
+        self._token = uuid.uuid4().hex
+        self._engine: Engine | None = None
+
+    async def start(self) -> SamplerInfo:
+        """Start the engine.
+
+        Returns:
+            Everything the driver needs to know, process ids included.
+
+        Raises:
+            ResourceError: the engine did not come up; the message ends with the engine's own last error line.
+        """
+        begin = time.perf_counter()
+        os.environ[watchdog.TOKEN_VARIABLE] = self._token
+        watcher = watchdog.start(self._token)
+        tail = StderrTail()
+        entry = ENGINES[self._settings.engine]
+        options = entry.options(**self._settings.engine_options)
+        engine: Engine = entry.target(self._settings, options)
+        try:
+            await engine.start()
+        except QuorumError as exc:
+            await asyncio.sleep(0.2)  # the children's last words are still in the pipe
+            cause = last_error_line(tail.lines()) or str(exc)
+            watchdog.kill_token(self._token)
+            raise ResourceError(
+                f"sampler {self._settings.sampler_id}: its {self._settings.engine} engine did not start: {cause}"
+            ) from exc
+        self._engine = engine
+        return self._info(watcher.pid, time.perf_counter() - begin)
+
+    async def generate(self, request: GroupRequest) -> tuple[Receipt, RolloutGroup]:
+        """Sample one group. Call with num_returns=2: the receipt is for the driver, the group for the voters.
+
+        Raises:
+            StaleSamplerError: the request needs another policy version than the one held.
+            EngineDied: the engine process is gone.
+            RolloutError: the engine refused the request.
+        """
+        if request.required_version != self._version or self._is_updating:
+            raise StaleSamplerError(self._settings.sampler_id, self._version, request.required_version)
+        begin = time.perf_counter()
+        self._num_groups += 1
+        try:
+            group, num_prefilled = await self._running_engine().generate(request, self._version)
+        finally:
+            self._num_groups -= 1
+        completions = group.completions
+        receipt = Receipt(
+            group_id=group.group_id,
+            sampler_id=self._settings.sampler_id,
+            finish_counts=dict(Counter(completion.finish_reason for completion in completions)),
+            num_tokens=sum(len(completion.token_ids) for completion in completions),
+            num_prompt_tokens=len(group.prompt_token_ids),
+            num_prefilled_tokens=num_prefilled,
+            versions=tuple(sorted({span.version for completion in completions for span in completion.spans})),
+            seconds=time.perf_counter() - begin,
+            content_hash=group.content_hash(),
+        )
+        return receipt, group
+
+    async def score(self, token_ids: Sequence[int]) -> Float32Array:
+        """[T - 1] log-probabilities of given tokens under the weights held; see `Engine.score`."""
+        return await self._running_engine().score(token_ids)
+
+    async def join_transfer(self, init: TransferInit) -> None:
+        """Join the receiver group of one membership epoch.
+
+        Raises:
+            WeightSyncError: the group was not complete in time.
+        """
+        try:
+            await self._running_engine().join_transfer(init)
+        except WeightSyncError as exc:
+            raise WeightSyncError(f"sampler {self._settings.sampler_id}: {exc}") from exc
+
+    async def update_weights(self, update: WeightUpdate) -> WeightReceipt:
+        """Take one published version; all phases run here. Nothing may be running.
+
+        From the first byte to the last the sampler holds no version, and none after a failure, so it never
+        serves half-updated weights.
+
+        Raises:
+            WeightSyncError: groups are running, or a phase failed; names sampler, phase and bucket.
+        """
+        sampler_id = self._settings.sampler_id
+        if self._num_groups or self._is_updating:
+            raise WeightSyncError(
+                f"sampler {sampler_id}: {self._num_groups} groups are running"
+                f"{' and another update is under way' if self._is_updating else ''}; wait for them before an update"
+            )
+        self._is_updating, self._version = True, NO_VERSION
+        try:
+            receipt = await self._running_engine().update_weights(update, sampler_id)
+        except WeightSyncError as exc:
+            raise WeightSyncError(f"sampler {sampler_id}, version {update.manifest.version}: {exc}") from exc
+        finally:
+            self._is_updating = False
+        self._version = update.manifest.version
+        return receipt
+
+    async def probe(self) -> SamplerProbe:
+        """Version and progress; answers at once, also while groups are generated."""
+        probe = self._running_engine().probe()
+        return SamplerProbe(
+            version=self._version, tokens_generated=probe.tokens_generated, num_running=probe.num_running
+        )
+
+    async def stop(self) -> None:
+        """End the engine and every process it started. Idempotent."""
+        engine, self._engine = self._engine, None
+        try:
+            if engine is not None:
+                await engine.stop()
+        finally:
+            watchdog.kill_token(self._token)
+
+    def _running_engine(self) -> Engine:
+        if self._engine is None:
+            raise ResourceError(f"sampler {self._settings.sampler_id} is not started, or stopped already")
+        return self._engine
+
+    def _info(self, watchdog_pid: int, seconds: float) -> SamplerInfo:
+        import psutil
+        import ray
+
+        pid = os.getpid()
+        children = {child.pid for child in psutil.Process(pid).children(recursive=True)} | {watchdog_pid}
+        engine = self._running_engine()
+        return SamplerInfo(
+            sampler_id=self._settings.sampler_id,
+            engine=self._settings.engine,
+            engine_version=engine.engine_version,
+            node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            pid=pid,
+            process_group=pid if os.getpgid(0) == pid else None,
+            child_pids=tuple(sorted(children)),
+            start_seconds=seconds,
+        )
