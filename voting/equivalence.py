@@ -192,6 +192,11 @@ class MathVerify:
     def pids(self) -> list[int]:
         return self._pool.pids
 
+    @property
+    def num_replaced(self) -> int:
+        """Workers killed or lost so far."""
+        return self._pool.num_replaced
+
     def _ask(self, question: str, subjects: Sequence[tuple[str, ...]]) -> list[JobResult]:
         """One result per subject; asked in rounds of fixed content, so that the cut-off depends on nothing else."""
         results: list[JobResult] = []

@@ -155,11 +155,11 @@ class VotingService:
         import ray
 
         seconds = self._deadlines.vote_seconds if timeout is None else timeout
-        name, what = self._owed.pop(ref.hex(), ("unknown", "a result"))
-        if name in self._num_owed:
-            self._num_owed[name] -= 1
+        name, what = self._owed.get(ref.hex(), ("unknown", "a result"))
         try:
-            return ray.get(ref, timeout=seconds)
+            value = ray.get(ref, timeout=seconds)
+            self._settle(ref)
+            return value
         except ray.exceptions.GetTimeoutError as error:
             raise VotingError(
                 f"voting replica {name} did not return {what} within {seconds:g} s (deadlines.vote_seconds)"
@@ -218,6 +218,11 @@ class VotingService:
         name = min(self._num_owed, key=self._num_owed.__getitem__)
         self._num_owed[name] = self._num_owed.pop(name)  # last among equals from now on
         return name
+
+    def _settle(self, ref: Any) -> None:
+        owed = self._owed.pop(ref.hex(), None)
+        if owed:
+            self._num_owed[owed[0]] -= 1
 
     def _owe(self, ref: Any, name: str, what: str) -> None:
         self._owed[ref.hex()] = (name, what)
