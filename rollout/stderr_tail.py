@@ -45,7 +45,7 @@ def last_error_line(lines: Sequence[str]) -> str | None:
     """The last line that names an error, leaving out those that only report another process's failure.
 
     Example:
-        >>> last_error_line(["(Worker pid=1) ERROR ValueError: no space", "RuntimeError: Engine core initialization failed."])
+        >>> last_error_line(["(Worker) ERROR ValueError: no space", "RuntimeError: Engine core initialization failed."])
         'ValueError: no space'
     """
     found = [match[1].strip() for line in lines if (match := _ERROR_LINE.search(line))]
