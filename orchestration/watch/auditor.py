@@ -24,10 +24,8 @@ from orchestration.storage import storage_errors
 from orchestration.watch.audit import FILES, FINISH, POLL_SECONDS, PROMPTS_FILE
 from orchestration.watch.audit_scores import PromptHistory, label_metrics
 from orchestration.watch.evaluate import read_scored, summarize
-from orchestration.watch.event_file import EventFile
 from orchestration.watch.grade import Grader
 from orchestration.watch.jsonl import append_rows, read_rows
-from orchestration.watch.metrics import METRICS
 from quorum.errors import QuorumError
 from quorum.types import Role
 
@@ -44,7 +42,6 @@ class Auditor:
         import_plugins(config.run.plugins)
         self._grader = Grader(config.voting)
         self._references: dict[Role, References] = {}
-        self._events = EventFile(self._folder / "tensorboard") if config.report.tensorboard else None
         self._done = {
             (role, row["step"], row["branch"], row["incarnation"])
             for role, name in FILES.items()
@@ -73,8 +70,6 @@ class Auditor:
         if prompts:
             append_rows(self._folder / PROMPTS_FILE, prompts)
         append_rows(self._folder / FILES[file.role], [place | result])
-        if self._events is not None:
-            self._events.write(file.step, {name: result[name] for name in METRICS.keys() & result.keys()})
         self._done.add((file.role, *place.values()))
 
     def _references_of(self, role: Role) -> References:
@@ -86,8 +81,6 @@ class Auditor:
     def close(self) -> None:
         """End the worker processes."""
         self._grader.close()
-        if self._events is not None:
-            self._events.close()
 
 
 class DriverLine:
