@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.schema import RunConfig
 from quorum.errors import WeightSyncError
-from quorum.types import TransferInit, WeightManifest
+from quorum.types import ScoredGroup, TransferInit, WeightManifest
 
 if TYPE_CHECKING:
     from learner.orders import UpdateOrders, UpdateSums
@@ -159,20 +159,31 @@ class Rank:
         self._updater = Updater(policy, self._engine, reference, section, self._report)
 
     def update(self, orders: UpdateOrders) -> tuple[UpdateSums, float]:
-        """Take one optimizer step on this rank's micro-batches. A collective.
-
-        Returns:
-            Global sums, and the learning rate used.
-        """
+        """Fetch this rank's groups and take one optimizer step on them. A collective; see `step`."""
         import ray
 
         self._report("fetching")
         positions, refs = list(orders.groups), list(orders.groups.values())
         groups = ray.get(refs, timeout=self.settings.config.deadlines.learn_seconds)
+        return self.step(orders, dict(zip(positions, groups, strict=True)))
+
+    def step(self, orders: UpdateOrders, groups: Mapping[int, ScoredGroup]) -> tuple[UpdateSums, float]:
+        """Take one optimizer step. A collective.
+
+        Args:
+            orders: this rank's micro-batches.
+            groups: the scored groups in them, by position in the batch.
+
+        Returns:
+            Global sums, and the learning rate used.
+
+        Raises:
+            NonFiniteLoss: on every rank; the optimizer was not stepped.
+        """
         section = self.settings.config.learner
         warm = min(1.0, (self._num_updates + 1) / section.warmup_steps) if section.warmup_steps else 1.0
         learning_rate = section.learning_rate * warm
-        sums = self._updater.run(orders, dict(zip(positions, groups, strict=True)), learning_rate)
+        sums = self._updater.run(orders, groups, learning_rate)
         self._num_updates += 1
         return sums, learning_rate
 
