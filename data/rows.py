@@ -178,9 +178,10 @@ def _read_hub(source: DataSource, wanted: frozenset[str]) -> Iterator[Row]:
 
 def _dataset_rows(source: DataSource, dataset: Any, wanted: frozenset[str]) -> Iterator[Row]:
     columns = tuple(dataset.column_names)
-    narrowed = dataset.select_columns([name for name in columns if name in wanted])
+    kept = [name for name in columns if name in wanted]
+    narrowed = dataset.select_columns(kept)
     for index in range(len(dataset)):
-        yield Row(f"{source.path} row {index}", str(index), narrowed[index], columns)
+        yield Row(f"{source.path} row {index}", str(index), narrowed[index] if kept else {}, columns)
 
 
 def _read_generated(source: DataSource, wanted: frozenset[str]) -> Iterator[Row]:
