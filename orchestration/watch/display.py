@@ -174,7 +174,7 @@ def format_value(name: str, value: float) -> str:
     unit = METRICS[name].unit if name in METRICS else "value"
     if unit == "share":
         return f"{100 * value:.1f}%"
-    if unit == "count" or abs(value) >= 1000:
+    if abs(value) >= 1000 or (unit == "count" and value == int(value)):
         return f"{value:,.0f}"
     return f"{value:.3g}"
 

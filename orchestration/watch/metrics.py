@@ -29,13 +29,13 @@ class MetricSpec:
     name: str
     help: str
     unit: str
-    """share (in [0, 1]), count, tokens, seconds, nats, bytes, ratio or value"""
+    """share (in [0, 1]), count, tokens, tokens/s, seconds, nats, bytes, ratio or value"""
 
 
 _SPECS = """
 rollout/completion_tokens_mean | tokens | Mean length of a completion, end-of-text token included
 rollout/truncated_share | share | Completions cut at the length limit
-rollout/tokens_per_second | value | Completion tokens of the step per second of rollout
+rollout/tokens_per_second | tokens/s | Completion tokens of the step per second of rollout
 rollout/prefilled_ratio | ratio | Prompt tokens computed over prompt tokens of the groups; 1.0: each prompt once
 rollout/num_groups | count | Groups of the step
 rollout/num_recovered | count | Groups taken from the durable log instead of being generated
@@ -64,7 +64,7 @@ learn/num_updates | count | Optimizer calls of the step; 0 when the batch was em
 learn/num_micro_batches | count | Forward and backward passes per rank
 learn/padding_share | share | Computed tokens that are padding
 learn/learning_rate | value | Learning rate of the step's last update
-learn/tokens_per_second | value | Trained completion tokens per second of learning
+learn/tokens_per_second | tokens/s | Trained completion tokens per second of learning
 sync/logprob_gap_mean | nats | Mean |sampler - learner| log-probability of trained tokens, before the update
 sync/seconds | seconds | Publishing a version until every sampler holds it
 sync/bytes | bytes | Bytes sent to each sampler

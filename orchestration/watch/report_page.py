@@ -29,7 +29,8 @@ svg { display: block; width: 100%; height: auto; }
 .target { fill: transparent; } .legend { color: var(--soft); font-size: .82rem; display: flex; flex-wrap: wrap;
   gap: .1rem 1rem; margin-bottom: .3rem; } .legend b { color: var(--ink); font-variant-numeric: tabular-nums; }
 .key { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .35rem; }
-.s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); } .s3 { stroke: var(--c3); }
+.s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); stroke-dasharray: 6 3; }
+.s2 { stroke: var(--c2); } .s3 { stroke: var(--c3); }
 .s4 { stroke: var(--c4); } .f0 { fill: var(--c0); } .f1 { fill: var(--c1); } .f2 { fill: var(--c2); }
 .f3 { fill: var(--c3); } .f4 { fill: var(--c4); } .b0 { background: var(--c0); } .b1 { background: var(--c1); }
 .b2 { background: var(--c2); } .b3 { background: var(--c3); } .b4 { background: var(--c4); }
@@ -43,7 +44,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; padding: 
 .vote code { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .vote i { display: block; height: .55rem; border-radius: 2px; background: var(--c4); min-width: 2px; }
 .vote.won i { background: var(--c0); } .vote span { text-align: right; font-variant-numeric: tabular-nums; }
-.tag { font-size: .8rem; color: var(--soft); } .tag.won { color: var(--c0); font-weight: 600; } .scroll { overflow-x: auto; }
+.tag { font-size: .8rem; color: var(--soft); } .tag.won { color: var(--c0); font-weight: 600; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; } th { text-align: left; color: var(--soft);
   font-weight: 500; } th, td { padding: .32rem .8rem .32rem 0; border-bottom: 1px solid var(--edge);
   vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

@@ -113,9 +113,10 @@ def _changed(view: RunView) -> list[str]:
     if not lost and not gained:
         return []
     back = sum(row["is_correct"] for row in lost)
+    prompts = "prompt" if len(gained) == 1 else "prompts"
     return [
-        f"{len(gained):,} prompts went from a wrong to a right majority answer, {len(lost) - back:,} from right to "
-        f"wrong, and {back:,} were lost and came back."
+        f"{len(gained):,} {prompts} went from a wrong to a right majority answer, {len(lost) - back:,} from right to "
+        f"wrong, and {back:,} {'was' if back == 1 else 'were'} lost and came back."
     ]
 
 

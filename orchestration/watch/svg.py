@@ -45,6 +45,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def _tick(value: float, shown: Callable[[float], str]) -> str:
+    """Ticks are round numbers: a share among them is written exactly."""
+    return f"{100 * value:.4f}".rstrip("0").rstrip(".") + "%" if shown is share else shown(value)
+
+
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round values that span [low, high], about `count` steps.
 
@@ -95,7 +100,7 @@ def _axes(frame: _Frame, ticks: Sequence[float], shown: Callable[[float], str], 
     for tick in ticks:
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{shown(tick)}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{_tick(tick, shown)}</text>')
     whole = [tick for tick in nice_ticks(frame.x_low, frame.x_high) if tick == int(tick)]
     for tick in whole:
         if frame.x_low <= tick <= frame.x_high:
