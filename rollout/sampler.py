@@ -6,14 +6,15 @@ answered while groups are generated.
 
 from __future__ import annotations
 
-import asyncio
 import os
+import subprocess
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
 
-from quorum.errors import QuorumError, ResourceError, StaleSamplerError, WeightSyncError
+from quorum.errors import ResourceError, StaleSamplerError, WeightSyncError
 from quorum.types import (
     Float32Array,
     GroupRequest,
@@ -27,9 +28,10 @@ from rollout import watchdog
 from rollout.engine import Engine
 from rollout.engines.registry import ENGINES
 from rollout.settings import NO_VERSION, SamplerInfo, SamplerProbe, SamplerSettings
-from rollout.stderr_tail import StderrTail, last_error_line
 
 __all__ = ["NO_VERSION", "Sampler", "SamplerInfo", "SamplerProbe", "SamplerSettings"]
+
+_WATCHDOG_SECONDS = 5.0
 
 
 class Sampler:
@@ -42,6 +44,7 @@ class Sampler:
         self._is_updating = False
         self._token = uuid.uuid4().hex
         self._engine: Engine | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> SamplerInfo:
         """Start the engine.
@@ -53,21 +56,22 @@ class Sampler:
             ResourceError: the engine did not come up; the message ends with the engine's own last error line.
         """
         begin = time.perf_counter()
+        entry = ENGINES[self._settings.engine]
+        engine: Engine = entry.target(self._settings, entry.options(**self._settings.engine_options))
+        # Children inherit the token; it is taken back so that nothing else this process starts has it.
         os.environ[watchdog.TOKEN_VARIABLE] = self._token
         watcher = watchdog.start(self._token)
-        tail = StderrTail()
-        entry = ENGINES[self._settings.engine]
-        options = entry.options(**self._settings.engine_options)
-        engine: Engine = entry.target(self._settings, options)
         try:
             await engine.start()
-        except QuorumError as exc:
-            await asyncio.sleep(0.2)  # the children's last words are still in the pipe
-            cause = last_error_line(tail.lines()) or str(exc)
+        except ResourceError as exc:
             watchdog.kill_token(self._token)
+            watcher.kill()
             raise ResourceError(
-                f"sampler {self._settings.sampler_id}: its {self._settings.engine} engine did not start: {cause}"
+                f"sampler {self._settings.sampler_id}: its {self._settings.engine} engine did not start: {exc}"
             ) from exc
+        finally:
+            del os.environ[watchdog.TOKEN_VARIABLE]
+        self._watcher = watcher
         self._engine = engine
         return self._info(watcher.pid, time.perf_counter() - begin)
 
@@ -156,6 +160,10 @@ class Sampler:
                 await engine.stop()
         finally:
             watchdog.kill_token(self._token)
+            watcher, self._watcher = self._watcher, None
+            if watcher is not None:
+                watcher.kill()
+                watcher.wait(timeout=_WATCHDOG_SECONDS)
 
     def _running_engine(self) -> Engine:
         if self._engine is None:
@@ -164,7 +172,6 @@ class Sampler:
 
     def _info(self, watchdog_pid: int, seconds: float) -> SamplerInfo:
         import psutil
-        import ray
 
         pid = os.getpid()
         children = {child.pid for child in psutil.Process(pid).children(recursive=True)} | {watchdog_pid}
@@ -173,9 +180,15 @@ class Sampler:
             sampler_id=self._settings.sampler_id,
             engine=self._settings.engine,
             engine_version=engine.engine_version,
-            node_id=ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
+            node_id=_node_id(),
             pid=pid,
             process_group=pid if os.getpgid(0) == pid else None,
             child_pids=tuple(sorted(children)),
             start_seconds=seconds,
         )
+
+
+def _node_id() -> str:
+    """Ray's id of this node; empty outside an actor."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray is not None and ray.is_initialized() else ""

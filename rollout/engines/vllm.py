@@ -31,7 +31,9 @@ from quorum.types import (
     WeightUpdate,
 )
 from rollout.engines.vllm_options import engine_arguments, set_environment
+from rollout.ray_errors import first_line
 from rollout.settings import EngineProbe, SamplerSettings
+from rollout.stderr_tail import StderrTail
 from rollout.transfer import register
 from rollout.transfer.wire import manifest_to_plain
 
@@ -66,10 +68,11 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         register()
-        try:
-            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._settings)))
-        except Exception as exc:
-            raise ResourceError(f"{type(exc).__name__}: {exc}") from exc
+        with StderrTail() as tail:
+            try:
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._settings)))
+            except Exception as exc:
+                raise ResourceError(tail.last_error_line() or f"{type(exc).__name__}: {first_line(exc)}") from exc
         self._stamps_versions = "weight_version" in inspect.signature(self._llm.finish_weight_update).parameters
 
     async def generate(self, request: GroupRequest, version: int) -> tuple[RolloutGroup, int]:

@@ -129,7 +129,7 @@ def validate_engine_options(
         not installed.
     """
     problems = []
-    known = _argument_types() if options else {}
+    known = _argument_types() if set(options) - set(OWNED) else {}
     for name, value in options.items():
         if name in OWNED:
             problems.append(f"rollout.engine.options.{name} is set by {OWNED[name]}; leave it out")
