@@ -28,7 +28,6 @@ BASE = ("numpy", "pyarrow", "pydantic", "math-verify")
 _COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 _VLLM_RANGE = ((0, 26), (0, 33))
 _NVIDIA_SMI_SECONDS = 20
-_CLUSTER_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,18 +238,16 @@ def describe_local_cluster() -> Check:
     )
 
 
-def check_cluster(address: str) -> Check:
-    """Resources of a running cluster, asked in a process of its own: connecting may hang."""
+def check_cluster(address: str, seconds: float = 30) -> Check:
+    """Resources of a running cluster, asked in a process of its own that may take `seconds`: connecting can hang."""
     code = (
         "import sys, json, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR');"
         "print(json.dumps([ray.cluster_resources(), ray.available_resources(), len(ray.nodes())]))"
     )
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=_CLUSTER_SECONDS
-        )
+        done = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return Check("Ray cluster", "missing", f"{address} did not answer in {_CLUSTER_SECONDS} s", _CLUSTER_FIX)
+        return Check("Ray cluster", "missing", f"{address} did not answer in {seconds:g} s", _CLUSTER_FIX)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Check("Ray cluster", "missing", f"{address}: {last[:200]}", _CLUSTER_FIX)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from orchestration.machine import Check
 
 _MARKS = {"ok": "ok", "warn": "WARN", "missing": "MISSING"}
 RESOURCE_EXIT, STAGE_EXIT = 4, 5
@@ -37,8 +41,14 @@ def doctor(
         return
     from orchestration.machine import check_machine
 
+    if not report(check_machine(address)):
+        raise typer.Exit(RESOURCE_EXIT)
+
+
+def report(checks: Iterable[Check]) -> bool:
+    """Print each finding as it comes, with its fix; whether nothing is missing."""
     missing = warned = 0
-    for check in check_machine(address):
+    for check in checks:
         print(f"{_MARKS[check.status]:8} {check.name:16} {check.detail}")
         if check.status != "ok":
             print(f"{'':8} {'':16} fix: {check.fix}")
@@ -46,8 +56,9 @@ def doctor(
         warned += check.status == "warn"
     if missing:
         print(f"\n{missing} missing, {warned} to look at: training cannot run here before the fixes above.")
-        raise typer.Exit(RESOURCE_EXIT)
-    print(f"\nReady: `quorum train demo` runs here{f' ({warned} to look at)' if warned else ''}.")
+    else:
+        print(f"\nReady: `quorum train demo` runs here{f' ({warned} to look at)' if warned else ''}.")
+    return missing == 0
 
 
 def _report_determinism(model: str) -> None:
