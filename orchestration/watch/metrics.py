@@ -58,10 +58,9 @@ learn/loss | value | Policy loss, token mean
 learn/grad_norm | value | Norm of the gradient before clipping
 learn/entropy_mean | nats | Mean token entropy of the policy
 learn/kl_mean | nats | Mean token KL to the base model; 0 where no reference model is loaded
-learn/clip_share | share | Tokens whose ratio was clipped
 learn/num_tokens | tokens | Completion tokens trained on
 learn/num_updates | count | Optimizer calls of the step; 0 when the batch was empty
-learn/num_micro_batches | count | Forward and backward passes per rank
+learn/micro_batches | count | Forward and backward passes per rank
 learn/padding_share | share | Computed tokens that are padding
 learn/learning_rate | value | Learning rate of the step's last update
 learn/tokens_per_second | tokens/s | Trained completion tokens per second of learning

@@ -123,3 +123,15 @@ def test_writing_metrics_and_events_imports_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'tensorflow', 'ray', 'vllm'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60, cwd=ROOT)
+
+
+def test_the_registry_and_the_names_that_the_code_logs_are_the_same() -> None:
+    literal = re.compile(r'"((?:rollout|vote|learn|sync|time|audit|eval)/[a-z_]+)"')
+    logged: set[str] = set()
+    for package in ("rollout", "voting", "learner", "orchestration"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name not in ("metrics.py", "report.py", "display.py", "story.py"):
+                logged |= set(literal.findall(path.read_text()))
+    logged |= {f"time/{part}_seconds" for part in TIME_PARTS}
+    assert logged - METRICS.keys() == set()
+    assert METRICS.keys() - logged == set()
