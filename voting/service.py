@@ -12,9 +12,9 @@ from typing import Any
 
 from configs.load import import_plugins
 from configs.schema import DeadlineSection, Plugin, VotingSection
-from quorum.errors import ConfigError, QuorumError, ResourceError, VotingError
+from quorum.errors import QuorumError, ResourceError, VotingError
 from quorum.types import Resolution, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
-from voting.equivalence import make_equivalence
+from voting.equivalence import Equivalence, make_equivalence
 from voting.extract import Extractor, make_extractor
 from voting.rewards import receipt_of, reward
 from voting.rules import make_rule
@@ -35,11 +35,9 @@ class Voter:
             ConfigError: unknown plug-ins or wrong options.
             VotingError: worker processes did not start.
         """
-        import_plugins(plugins)
-        make_rule(section.rule)
+        extractor, self._equivalence = _make_parts(section, plugins)
+        self._extractors: dict[str, Extractor] = {section.extractor.name: extractor}
         self._section = section
-        self._extractors: dict[str, Extractor] = {section.extractor.name: make_extractor(section.extractor)}
-        self._equivalence = make_equivalence(section)
         self._equivalence.start()
 
     def tally(self, group: RolloutGroup, extractor: str | None = None) -> Tally:
@@ -113,6 +111,7 @@ class VotingService:
         """
         import ray
 
+        _make_parts(section, plugins)  # what is wrong with the section is said here, before any actor starts
         options = {"num_cpus": 1, "max_restarts": 0, **(actor_options or {})}
         remote = ray.remote(Voter)
         actors: dict[str, Any] = {}
@@ -229,6 +228,12 @@ class VotingService:
         self._num_owed[name] += 1
 
 
+def _make_parts(section: VotingSection, plugins: Sequence[str]) -> tuple[Extractor, Equivalence]:
+    import_plugins(plugins)
+    make_rule(section.rule)
+    return make_extractor(section.extractor), make_equivalence(section)
+
+
 def _wait_ready(actors: Mapping[str, Any], timeout: float) -> dict[str, list[int]]:
     """Process ids of each replica with its workers, once all answer."""
     import ray
@@ -245,9 +250,6 @@ def _wait_ready(actors: Mapping[str, Any], timeout: float) -> dict[str, list[int
         except ray.exceptions.GetTimeoutError:
             problems.append(f"{name} was not placed or not ready within {timeout:g} s")
         except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, ConfigError):
-                raise cause from error
             problems.append(f"{name} failed to start: {_first_line(error)}")
     if problems:
         raise ResourceError(
