@@ -222,10 +222,11 @@ class SamplerPool:
                 sampler.probe_ref, sampler.probed_at = sampler.actor.probe.remote(), now
             silent = now - sampler.last_progress
             if silent > limit:
+                is_deaf = sampler.probe_ref is not None and now - sampler.probed_at > limit / _PROBES_PER_DEADLINE
                 raise EngineTimeout(
                     f"sampler {sampler.sampler_id} has made no token for {silent:.0f} s (deadlines.rollout_seconds "
                     f"{limit:g}) with groups {sampler.group_ids()} running; its probe "
-                    f"{'is unanswered' if sampler.probe_ref is not None else 'answers'}"
+                    f"{'is unanswered: the actor hangs' if is_deaf else 'answers: the engine hangs'}"
                 )
 
     def _read_probe(self, sampler: SamplerHandle) -> None:

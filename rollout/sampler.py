@@ -6,6 +6,7 @@ answered while groups are generated.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from rollout.settings import NO_VERSION, SamplerInfo, SamplerProbe, SamplerSetti
 
 __all__ = ["NO_VERSION", "Sampler", "SamplerInfo", "SamplerProbe", "SamplerSettings"]
 
+_LOG = logging.getLogger(__name__)
 _WATCHDOG_SECONDS = 5.0
 
 
@@ -158,6 +160,8 @@ class Sampler:
         try:
             if engine is not None:
                 await engine.stop()
+        except TimeoutError:
+            _LOG.warning("sampler %s: its engine did not end in time and is killed", self._settings.sampler_id)
         finally:
             watchdog.kill_token(self._token)
             watcher, self._watcher = self._watcher, None

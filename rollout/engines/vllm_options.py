@@ -97,6 +97,9 @@ def engine_arguments(settings: SamplerSettings) -> dict[str, Any]:
         arguments["max_num_batched_tokens"] = max(profile.min_batched_tokens, settings.max_model_len)
     if profile.has_own_kv_budget:
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+    if settings.tensor_parallel_size > 1:
+        # Inside a Ray placement group vLLM would otherwise start Ray actors of its own.
+        arguments["distributed_executor_backend"] = "mp"
     arguments.update(settings.engine_options)
     arguments.update(
         model=settings.model,

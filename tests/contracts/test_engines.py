@@ -16,7 +16,7 @@ from rollout.engines.registry import ENGINES
 from rollout.settings import SamplerSettings
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-MARKS = {"vllm": (pytest.mark.stack, pytest.mark.timeout(400))}
+MARKS = {"vllm": (pytest.mark.stack, pytest.mark.timeout(900))}
 REQUEST = GroupRequest(
     key=GroupKey(0, Role.TRAIN, 5),
     prompt=Prompt(prompt_id="p", data_source="d", token_ids=np.arange(3, 23, dtype=np.int32), text="?"),

@@ -38,12 +38,12 @@ from quorum.types import (
 from rollout.pool import SamplerPool
 from rollout.settings import SamplerSettings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
 VOCABULARY = 64
 BLOCK = 32
 BUCKET_BYTES = 60_000
-DEADLINES = DeadlineSection(start_seconds=300, rollout_seconds=60, sync_seconds=60)
+DEADLINES = DeadlineSection(start_seconds=900, rollout_seconds=60, sync_seconds=60)
 
 
 @pytest.fixture(scope="module")
