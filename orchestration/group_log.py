@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,12 +103,17 @@ class _Place:
     path: Path | None = None
 
 
+def _scan_stream(file: GroupFile) -> dict[GroupKey, _Place]:
+    batches = read_running(file.path)
+    return {key_at(batch, row): _Place(row, batch) for batch in batches for row in range(len(batch))}
+
+
 @dataclass(slots=True)
 class _Leftover:
     """A running stream of an earlier writer and its groups that no closed file holds yet."""
 
-    path: Path
-    unclosed: set[GroupKey] = field(default_factory=set)
+    file: GroupFile
+    unclosed: set[GroupKey]
 
 
 class GroupLogWriter:
@@ -125,11 +130,13 @@ class GroupLogWriter:
         self._folder = self._run_dir / "groups"
         self._incarnation = incarnation
         self._streams: dict[tuple[int, int, Role], RunningStream] = {}
-        self._leftovers: list[_Leftover] = []
         self._places: dict[GroupKey, _Place] = {}
         self._last_read: tuple[Path, pa.Table] | None = None
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+        self._leftovers = [
+            _Leftover(file, set(_scan_stream(file))) for file in list_group_files(run_dir) if not file.is_closed
+        ]
 
     def ping(self) -> dict[str, int]:
         """The writer's process id."""
@@ -183,7 +190,7 @@ class GroupLogWriter:
                 raise
             os.replace(beside, path)
             fsync_dir(self._folder)
-        self._drop_streams({record.key for record in records})
+        self._drop_streams(step, role, {record.key for record in records})
         return str(path)
 
     def _write_parquet(
@@ -202,18 +209,21 @@ class GroupLogWriter:
             file.flush()
             os.fsync(file.fileno())
 
-    def _drop_streams(self, closed: set[GroupKey]) -> None:
+    def _drop_streams(self, step: int, role: Role, closed: set[GroupKey]) -> None:
+        """Remove the streams whose groups are all closed now. An evaluation's ids say nothing about another's."""
         for place, stream in list(self._streams.items()):
-            stream.unclosed -= closed
-            if not stream.unclosed:
-                stream.close()
-                stream.path.unlink(missing_ok=True)
-                del self._streams[place]
+            if place[2] is role and (role is not Role.EVAL or place[0] == step):
+                stream.unclosed -= closed
+                if not stream.unclosed:
+                    stream.close()
+                    stream.path.unlink(missing_ok=True)
+                    del self._streams[place]
         for leftover in self._leftovers:
-            leftover.unclosed -= closed
-            if not leftover.unclosed:
-                leftover.path.unlink(missing_ok=True)
-        self._leftovers = [leftover for leftover in self._leftovers if leftover.unclosed]
+            if leftover.file.role is role and (role is not Role.EVAL or leftover.file.step == step):
+                leftover.unclosed -= closed
+                if not leftover.unclosed:
+                    leftover.file.path.unlink(missing_ok=True)
+        self._leftovers = [leftover for leftover in self._leftovers if leftover.file.path.exists()]
 
     def recover(self, branch: int, role: Role, from_step: int) -> list[GroupKey]:
         """Groups of `branch` that were finished in steps >= `from_step`, by any incarnation.
@@ -236,17 +246,9 @@ class GroupLogWriter:
                 rows = read_file(file.path).select(["branch", "role", "group_id"])
                 found |= {key_at(rows, row): _Place(row, path=file.path) for row in range(len(rows))}
             else:
-                found |= self._scan_stream(file)
+                found |= _scan_stream(file)
         self._places |= found
         return sorted(found)
-
-    def _scan_stream(self, file: GroupFile) -> dict[GroupKey, _Place]:
-        batches = read_running(file.path)
-        found = {key_at(batch, row): _Place(row, batch) for batch in batches for row in range(len(batch))}
-        known = {stream.path for stream in self._streams.values()} | {left.path for left in self._leftovers}
-        if file.path not in known and found:
-            self._leftovers.append(_Leftover(file.path, set(found)))
-        return found
 
     def fetch(self, key: GroupKey) -> RolloutGroup:
         """A recovered group, bit for bit. Raises KeyError for a key that `recover` did not return."""

@@ -8,7 +8,6 @@ The audit never stops a run: when it fails, its results are missing and `failure
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -30,7 +29,6 @@ FILES = {Role.TRAIN: "labels.jsonl", Role.EVAL: "eval.jsonl"}
 PROMPTS_FILE = "prompts.jsonl"
 FINISH = b"finish\n"
 POLL_SECONDS = 0.2
-_TAIL_BYTES = 1 << 16
 
 
 class AuditProcess:
@@ -116,16 +114,6 @@ class AuditProcess:
         rows = [row for row in read_rows(self._run_dir / "audit" / FILES[role]) if row["step"] == step]
         newest = max(rows, key=supersession, default=None)
         return newest if newest and supersession(newest) == (file.branch, file.incarnation) else None
-
-    def latest_labels(self) -> dict[str, float]:
-        """audit/* metrics of the last step that the audit got to, for display; empty before the first."""
-        path = self._run_dir / "audit" / FILES[Role.TRAIN]
-        if not path.is_file():
-            return {}
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
-        return _metrics_in(json.loads(lines[-1])) if lines else {}
 
     def stop(self, timeout: float) -> bool:
         """Let the audit score what is closed, then end it; kill it when that takes longer than `timeout` seconds.

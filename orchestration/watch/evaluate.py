@@ -245,11 +245,6 @@ def summarize(scores: Sequence[PromptScore], seed: int = 0) -> dict[str, Any]:
     }
 
 
-def summarize_file(path: Path, references: References, grader: Grader, seed: int = 0) -> Mapping[str, Any]:
-    """The result of the evaluation in one closed group file; see `summarize`."""
-    return summarize(read_scored(path, references, grader), seed)
-
-
 def score_table(row: Mapping[str, Any]) -> str:
     """An evaluation's result as a plain table: one line per data source, then the macro average.
 

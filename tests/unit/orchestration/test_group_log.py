@@ -257,6 +257,17 @@ def test_evaluations_are_recovered_for_their_own_step_only(tmp_path: Path) -> No
     assert later.recover(0, Role.EVAL, 5) == []
 
 
+def test_the_stream_of_a_killed_evaluation_goes_when_its_own_step_is_closed(tmp_path: Path) -> None:
+    first = GroupLogWriter(str(tmp_path), 0)
+    for step in (0, 10):
+        first.append(make_group(0, role=Role.EVAL), step)
+    second = GroupLogWriter(str(tmp_path), 1)
+    close(second, 0, [make_group(0, role=Role.EVAL)], Role.EVAL)
+    assert [(file.step, file.is_closed) for file in list_group_files(tmp_path)] == [(0, True), (10, False)]
+    close(second, 10, [make_group(0, role=Role.EVAL)], Role.EVAL)
+    assert all(file.is_closed for file in list_group_files(tmp_path))
+
+
 def test_a_writer_restarted_in_the_same_incarnation_does_not_overwrite_its_stream(tmp_path: Path) -> None:
     GroupLogWriter(str(tmp_path), 0).append(make_group(0), 0)
     again = GroupLogWriter(str(tmp_path), 0)

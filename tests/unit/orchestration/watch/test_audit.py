@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +13,7 @@ import pytest
 
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.auditor import Auditor
-from orchestration.watch.jsonl import append_rows, read_rows
+from orchestration.watch.jsonl import read_rows
 from orchestration.watch.metrics import METRICS, read_metrics
 from quorum.types import Role
 from tests.unit.orchestration.watch.run_builder import close_step, make_run
@@ -125,10 +123,10 @@ def test_the_process_scores_files_as_they_close_and_ends_when_told(process: tupl
     row = audit.wait_for_row(0, Role.EVAL, timeout=60)
     assert row is not None and row["sources"]["sums"]["num_prompts"] == 2
     assert audit.wait_for(5, Role.EVAL, timeout=0.1) is None
-    assert audit.latest_labels() == {}
     close_step(run, config, 0, TRAIN, Role.TRAIN)
     assert audit.stop(timeout=60)
-    assert audit.latest_labels()["audit/label_accuracy"] == 0.5
+    labels = audit.wait_for(0, Role.TRAIN, timeout=0)
+    assert labels is not None and labels["audit/label_accuracy"] == 0.5
     assert audit.failure is None
 
 
@@ -178,16 +176,3 @@ def test_the_command_scores_a_finished_run_once_and_ends(run: Path) -> None:
     assert len(read_rows(run / "audit/labels.jsonl")) == 1
     wrong = subprocess.run([*command, "--folow"], timeout=60, cwd=ROOT, capture_output=True, check=False)
     assert wrong.returncode == 2 and b"usage" in wrong.stderr
-
-
-def test_latest_labels_reads_the_last_whole_row(run: Path) -> None:
-    make_run(run)
-    audit = AuditProcess(run, subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE))
-    (run / "audit").mkdir()
-    row = {"step": 0, "branch": 0, "incarnation": 0, "audit/label_accuracy": 0.25}
-    append_rows(run / "audit/labels.jsonl", [row])
-    with open(run / "audit/labels.jsonl", "a") as file:
-        file.write(json.dumps(row)[:20])
-    assert audit.latest_labels() == {"audit/label_accuracy": 0.25}
-    audit.stop(timeout=10)
-    assert not os.path.exists(f"/proc/{audit.pid}")

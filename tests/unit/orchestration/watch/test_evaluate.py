@@ -18,9 +18,9 @@ from orchestration.watch.evaluate import (
     majority_of,
     pass_at_k,
     pass_ks,
+    read_scored,
     score_table,
     summarize,
-    summarize_file,
 )
 from orchestration.watch.grade import Grader
 from orchestration.watch.metrics import METRICS
@@ -139,7 +139,7 @@ def test_a_closed_evaluation_is_summarized_against_the_references(tmp_path: Path
     )
     references = References({prompt_id(config, 0): " $7$. ", prompt_id(config, 1): "8"})
     with Grader(VotingSection()) as grader:
-        result = summarize_file(path, references, grader)
+        result = summarize(read_scored(path, references, grader))
     assert result["eval/num_prompts"] == 2
     assert result["eval/average_accuracy"] == 0.5
     assert result["eval/majority_accuracy"] == 0.5
