@@ -49,6 +49,7 @@ check_312() {
 if [[ ${1:-} == --check ]]; then
   no_local_paths requirements/cpu.lock
   no_local_paths requirements/gpu.lock
+  no_local_paths requirements/bundle.lock
   check_312
   exit
 fi
@@ -58,4 +59,7 @@ cp "$work/cpu.lock" requirements/cpu.lock
 compile requirements/gpu.in --python-version 3.12 --output-file "$work/gpu.lock" >/dev/null
 no_local_paths "$work/gpu.lock"
 cp "$work/gpu.lock" requirements/gpu.lock
+compile requirements/bundle.in --override requirements/bundle-overrides.txt --python-version 3.12 --output-file "$work/bundle.lock" >/dev/null
+no_local_paths "$work/bundle.lock"
+cp "$work/bundle.lock" requirements/bundle.lock
 check_312

@@ -1,0 +1,212 @@
+"""Pack Quorum and its pinned GPU stack for a machine without network: `make bundle` fills `bundle/`.
+
+The target has torch 2.11.0 + CUDA 13 on Python 3.12 and what `requirements/bundle-present.txt` names. What
+`requirements/bundle.lock` pins beyond that travels, less what `requirements/bundle-left-out.txt` explains, unpacked
+into one folder, packed with xz and cut into parts of at most 55 MiB; `install.sh` joins, verifies and unpacks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PART_BYTES = 55 << 20
+PIP_SECONDS = 1800
+PACK_SECONDS = 5400
+PYTHON = "312"
+PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in range(35, 4, -1)),
+    "manylinux2014_x86_64",
+    "manylinux2010_x86_64",
+    "manylinux1_x86_64",
+    "linux_x86_64",
+)
+LEFT_OUT_FILES = (
+    "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so",  # Hopper uses _vllm_fa3_C; the import of this one is in a try
+    "vllm/vllm-rs",
+    "*/vllm-rs",
+    "ray/dashboard/client/*",
+    "ray/jars/*",
+    "*/__pycache__/*",
+)
+"""Files of carried wheels that Hopper does not need, as shell patterns below the folder."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "bundle", help="folder for the parts (default: bundle/)")
+    parser.add_argument("--list", action="store_true", help="say what would travel, and stop")
+    options = parser.parse_args()
+    pins = carried_pins()
+    if options.list:
+        print("\n".join(pins))
+        return
+    work = options.out / "work"
+    wheels = work / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    download(pins, wheels)
+    build_project(wheels)
+    site = work / "site"
+    unpack(wheels, site)
+    parts = pack(site, options.out)
+    shutil.copy(ROOT / "scripts" / "bundle_install.sh", options.out / "install.sh")
+    total = sum(part.stat().st_size for part in parts)
+    print(f"bundle: {len(pins) + 1} packages, {len(parts)} parts, {mib(total)} in {options.out}")
+    for part in parts:
+        print(f"  {part.name}  {mib(part.stat().st_size)}")
+    print(f"  carry {options.out.name}/quorum-gpu.* and install.sh, then: bash install.sh")
+
+
+def carried_pins() -> list[str]:
+    """The lock's pins without what the target has and what is left out, in the lock's order."""
+    absent = names(ROOT / "requirements" / "bundle-present.txt") | names(ROOT / "requirements" / "bundle-left-out.txt")
+    pins = [line for line in lines(ROOT / "requirements" / "bundle.lock") if "==" in line]
+    return [pin for pin in pins if normal(pin.partition("==")[0]) not in absent]
+
+
+def lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def names(path: Path) -> set[str]:
+    return {normal(line) for line in lines(path)}
+
+
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return name.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def download(pins: Iterable[str], wheels: Path) -> None:
+    """Fetch a wheel for Python 3.12 on Linux per pin; build the pure sdists. What is there already is kept."""
+    sdists = names(ROOT / "requirements" / "sdists.txt")
+    have = {tuple(path.name.split("-")[:2]) for path in wheels.glob("*.whl")}
+    wanted = [pin for pin in pins if file_key(pin) not in have]
+    binary = [pin for pin in wanted if normal(pin.partition("==")[0]) not in sdists]
+    tags = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    if binary:
+        print(f"bundle: downloading {len(binary)} wheels", flush=True)
+        abis = ("--abi", f"cp{PYTHON}", "--abi", "abi3", "--abi", "none")
+        target = ("--python-version", PYTHON, "--implementation", "cp", *abis, *tags)
+        pip("download", "--no-deps", "--only-binary", ":all:", *target, "--dest", str(wheels), *binary)
+    for pin in (pin for pin in wanted if pin not in binary):
+        pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), pin)
+    compiled = [
+        path.name for path in wheels.glob("*.whl") if f"-cp{sys.version_info[0]}{sys.version_info[1]}-cp" in path.name
+    ]
+    if sys.version_info[:2] != (3, 12) and compiled:
+        raise SystemExit(f"bundle: built for this Python instead of 3.12: {', '.join(compiled)}")
+
+
+def file_key(pin: str) -> tuple[str, str]:
+    """(name, version) as a wheel's file name starts."""
+    name, _, version = pin.partition("==")
+    return name.replace("-", "_").replace(".", "_"), version
+
+
+def build_project(wheels: Path) -> None:
+    for old in wheels.glob("quorum_srt-*.whl"):
+        old.unlink()
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT))
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", *arguments]
+    environment = {**os.environ, "DS_BUILD_OPS": "0"}
+    if subprocess.run(command, timeout=PIP_SECONDS, env=environment).returncode:
+        raise SystemExit(f"bundle: pip {arguments[0]} failed (above)")
+
+
+def unpack(wheels: Path, site: Path) -> None:
+    """Unpack every wheel as an installer would, scripts left out."""
+    shutil.rmtree(site, ignore_errors=True)
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            for entry in archive.infolist():
+                target = place(entry.filename)
+                if target is None or entry.is_dir() or any(fnmatch.fnmatch(target, name) for name in LEFT_OUT_FILES):
+                    continue
+                path = site / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as source, path.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+                if entry.external_attr >> 16 & 0o111:
+                    path.chmod(0o755)
+
+
+def place(name: str) -> str | None:
+    """Where a wheel's member goes below site-packages; None for scripts, headers and data outside it."""
+    head, _, rest = name.partition("/")
+    if not head.endswith(".data"):
+        return name
+    kind, _, inner = rest.partition("/")
+    return inner if kind in ("purelib", "platlib") else None
+
+
+def pack(site: Path, out: Path) -> list[Path]:
+    """tar, xz and cut; writes the parts and their hashes, and returns the parts."""
+    for old in out.glob("quorum-gpu.*"):
+        old.unlink()
+    begin = time.monotonic()
+    print(f"bundle: packing {mib(folder_bytes(site))} (xz, minutes)", flush=True)
+    archive = out / "work" / "quorum-gpu.tar.xz"
+    tar = [
+        "tar",
+        "--sort=name",
+        "--mtime=@0",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "-C",
+        str(site),
+        "-cf",
+        "-",
+        ".",
+    ]
+    with archive.open("wb") as sink, subprocess.Popen(tar, stdout=subprocess.PIPE) as producer:
+        subprocess.run(["xz", "-6", "-T0"], stdin=producer.stdout, stdout=sink, timeout=PACK_SECONDS, check=True)
+        if producer.wait(timeout=60):
+            raise SystemExit("bundle: tar failed")
+    parts = cut(archive, out)
+    hashes = [f"{sha256(path)}  {path.name}" for path in parts]
+    (out / "quorum-gpu.sha256").write_text("\n".join([*hashes, f"{sha256(archive)}  quorum-gpu.tar.xz"]) + "\n")
+    archive.unlink()
+    print(f"bundle: packed in {time.monotonic() - begin:.0f} s", flush=True)
+    return parts
+
+
+def cut(archive: Path, out: Path) -> list[Path]:
+    parts: list[Path] = []
+    with archive.open("rb") as source:
+        while chunk := source.read(PART_BYTES):
+            part = out / f"quorum-gpu.part{len(parts) + 1:02d}"
+            part.write_bytes(chunk)
+            parts.append(part)
+    return parts
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
+
+
+if __name__ == "__main__":
+    main()
