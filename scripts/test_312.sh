@@ -4,8 +4,15 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON312:-}
+candidates() {
+  type -ap python3.12 || true
+  # pyenv's shim answers only for versions that are switched on; its other versions are as good.
+  if command -v pyenv >/dev/null; then
+    pyenv whence python3.12 2>/dev/null | while read -r version; do echo "$(pyenv prefix "$version")/bin/python3.12"; done
+  fi
+}
 if [[ -z $python ]]; then
-  for candidate in $(type -ap python3.12 || true); do
+  for candidate in $(candidates); do
     if "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then python=$candidate && break; fi
   done
 fi
