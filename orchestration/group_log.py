@@ -134,6 +134,7 @@ class GroupLogWriter:
         self._last_read: tuple[Path, pa.Table] | None = None
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
+        to_batch(0, incarnation, [])  # pyarrow's first conversion imports pandas: pay for it before the first group
         self._leftovers = [
             _Leftover(file, set(_scan_stream(file))) for file in list_group_files(run_dir) if not file.is_closed
         ]
