@@ -12,6 +12,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 26
 MAX_POINTS = 400
 """Longer series are averaged in equal runs of points."""
 
+SHARE_FROM_ZERO = 0.25
+"""Shares that get below this are drawn from 0, so that small ones look small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -156,7 +159,8 @@ def line_chart(series: Sequence[Series], *, shown: Callable[[float], str] = numb
         return ""
     ys = [y for _, item in drawn for y in [*item.ys, *item.lows, *item.highs] if y is not None]
     xs = [x for _, item in drawn for x in item.xs]
-    ticks = nice_ticks(min(ys), max(ys))
+    low = 0.0 if shown is share and 0 <= min(ys) < SHARE_FROM_ZERO else min(ys)
+    ticks = nice_ticks(low, max(ys))
     frame = _Frame(min(xs), max(xs), ticks[0], ticks[-1])
     parts = _axes(frame, ticks, shown, x_name)
     for color, item in drawn:
