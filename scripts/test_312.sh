@@ -22,7 +22,7 @@ if [[ -z $python ]]; then
 fi
 environment=.venv-312
 [[ -x $environment/bin/python ]] || "$python" -m venv "$environment"
-pip=("$environment/bin/python" -m pip install --quiet --disable-pip-version-check)
+pip=("$environment/bin/python" -m pip install -qq --disable-pip-version-check)
 # The base package with the versions of the lock, then the test runner.
 grep -v '^torch==' requirements/cpu.lock >"$environment/constraints.txt"
 "${pip[@]}" --constraint "$environment/constraints.txt" . pytest pytest-timeout hypothesis
