@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -14,7 +13,6 @@ _KEPT_LINES = 400
 _ERROR_LINE = re.compile(r"(?:^|\s)((?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b: ?\S.*)$")
 _WRAPPERS = ("Engine core initialization failed", "WorkerProc initialization failed", "Failed core proc")
 """What vLLM's outer processes say about a failure further in."""
-_SETTLE_SECONDS = 0.3
 
 
 class StderrTail:
@@ -48,8 +46,7 @@ class StderrTail:
             os.close(saved)
 
     def last_error_line(self) -> str | None:
-        """See the function of this name; first gives the children's last words time to arrive."""
-        time.sleep(_SETTLE_SECONDS)
+        """See the function of this name. Lines that children wrote a moment ago may still be on their way."""
         return last_error_line(list(self._lines))
 
     def _copy(self, read_end: int, copy_to: int) -> None:

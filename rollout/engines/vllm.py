@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 _REPLY_SECONDS = 15.0
 """Time for an answer to come back after the engine process's own deadline has passed."""
+_SETTLE_SECONDS = 0.2
+"""Time for the last words of a dead engine process to arrive."""
 _FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
 
 
@@ -51,6 +53,7 @@ class VllmEngine:
         del options  # they are in settings.engine_options; the model only checks them
         self._settings = settings
         self._llm: Any = None
+        self._tail: StderrTail | None = None
         self._serial = itertools.count()
         self._finished_tokens = 0
         self._stamps_versions = False
@@ -68,10 +71,12 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         register()
-        with StderrTail() as tail:
+        self._tail = StderrTail()
+        with self._tail as tail:
             try:
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._settings)))
             except Exception as exc:
+                await asyncio.sleep(_SETTLE_SECONDS)
                 raise ResourceError(tail.last_error_line() or f"{type(exc).__name__}: {first_line(exc)}") from exc
         self._stamps_versions = "weight_version" in inspect.signature(self._llm.finish_weight_update).parameters
 
@@ -196,7 +201,9 @@ class VllmEngine:
             async for output in stream:
                 final = output
         except EngineDeadError as exc:
-            raise EngineDied(f"the engine process died: {exc}") from exc
+            await asyncio.sleep(_SETTLE_SECONDS)
+            cause = self._tail.last_error_line() if self._tail is not None else None
+            raise EngineDied(f"the engine process died: {cause or first_line(exc)}") from exc
         except asyncio.CancelledError:
             raise
         except Exception as exc:

@@ -96,7 +96,9 @@ def test_a_sampler_that_makes_no_token_is_named_with_its_groups(ray_cluster: Any
         for i in (5, 7, 6):
             pool.submit(request(i))
         began = time.monotonic()
-        with pytest.raises(EngineTimeout, match=r"sampler s\d has made no token for 2 s .* with groups 5, 6 running; its probe answers"):
+        with pytest.raises(
+            EngineTimeout, match=r"sampler s\d has made no token for 2 s .* with groups 5, 6 running; its probe answers"
+        ):
             drain(pool, 30)
         assert time.monotonic() - began < 10
     finally:

@@ -25,11 +25,13 @@ def test_a_wrapper_is_better_than_nothing_and_plain_lines_are_no_errors() -> Non
 def test_childrens_lines_are_kept_and_still_reach_stderr_while_stdout_comes_back(tmp_path: object) -> None:
     script = textwrap.dedent(
         """
-        import subprocess, sys
+        import subprocess, sys, time
         from rollout.stderr_tail import StderrTail
         with StderrTail() as tail:
             subprocess.run([sys.executable, "-c", "raise ValueError('no room')"], timeout=60)
-            line = tail.last_error_line()
+            deadline = time.monotonic() + 10
+            while (line := tail.last_error_line()) is None and time.monotonic() < deadline:
+                time.sleep(0.01)
         print("found:", line)
         """
     )
