@@ -217,9 +217,10 @@ class Rank:
         from learner.transfer import open_sender
 
         self.close_transfer(epoch)
-        timeout = timedelta(seconds=self.settings.config.deadlines.sync_seconds)
-        host = self._host()
-        self._senders[epoch], port = open_sender(backend, host, world_size, self._engine.device, timeout)
+        sync, deadlines = self.settings.config.sync, self.settings.config.deadlines
+        host, timeout = self._host(), timedelta(seconds=deadlines.sync_seconds)
+        sender, port = open_sender(backend, host, sync.port, world_size, self._engine.device, timeout)
+        self._senders[epoch] = sender
         return host, port
 
     def join_transfer(self, init: TransferInit) -> None:

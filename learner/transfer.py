@@ -126,13 +126,15 @@ class IpcHandles:
             torch.cuda.ipc_collect()
 
 
-def open_sender(backend: str, host: str, world_size: int, device: torch.device, timeout: timedelta) -> tuple[Any, int]:
-    """Prepare to be joined at (host, port). Returns before anyone joins.
+def open_sender(
+    backend: str, host: str, port: int, world_size: int, device: torch.device, timeout: timedelta
+) -> tuple[Any, int]:
+    """Prepare to be joined at (host, port), any free port for 0. Returns before anyone joins.
 
     Raises:
         WeightSyncError: `backend` joins no group.
     """
-    listener, port = listen(host)
+    listener, port = listen(host, port)
     if backend == "gloo":
         sender = GlooSender(listener)
         sender.serve(host, world_size, timeout)

@@ -30,11 +30,12 @@ reduced and partitioned after every micro-batch, which is what ZeRO-2 saves memo
 CHECKPOINT_TAG = "zero"
 
 
-def listen(host: str) -> tuple[socket.socket, int]:
-    """Bind a listening socket to `host` on a free port. The store that takes it over listens there only."""
+def listen(host: str, port: int = 0) -> tuple[socket.socket, int]:
+    """Bind a listening socket to `host`, on a free port for 0. The store that takes it over listens there only."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.bind((host, 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
     listener.listen(128)
     return listener, listener.getsockname()[1]
 

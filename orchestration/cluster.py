@@ -46,7 +46,7 @@ class Cluster:
                 )
             else:
                 ray.init(address=config.cluster.address, **common)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as exc:
+        except Exception as exc:  # Ray raises bare Exception when a node does not come up.
             where = "on this machine" if is_local else f"at {config.cluster.address}"
             raise ResourceError(f"no Ray cluster {where}: {_first_line(exc)}; see `quorum doctor`") from exc
         cluster = cls(plan, namespace, is_local, config.deadlines.start_seconds)
