@@ -163,14 +163,12 @@ class VotingSection(Section):
 
 
 class KLSection(Section):
-    """KL penalty towards the base model. Coefficient 0 loads no reference model."""
+    """KL penalty towards the base model, in the reward as in SRT. Coefficient 0 loads no reference model."""
 
     coefficient: NonNegativeFloat = 0.0
     """Weight of the penalty; SRT's paper uses 0.001."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimator (Schulman): k3 = exp(d) - d - 1 with d = ref - policy, clamped to [-10, 10]."""
-    placement: Literal["reward"] = "reward"
-    """In the reward, as in SRT."""
 
 
 class LearnerSection(Section):
@@ -228,8 +226,6 @@ class EvaluationSection(Section):
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling."""
-    max_prompts: PositiveInt | None = None
-    """First rows per data set; None takes all."""
 
 
 class CheckpointSection(Section):

@@ -59,6 +59,7 @@ def main() -> None:
     site = work / "site"
     unpack(wheels, site)
     parts = pack(site, options.out)
+    shutil.rmtree(site)
     shutil.copy(ROOT / "scripts" / "bundle_install.sh", options.out / "install.sh")
     total = sum(part.stat().st_size for part in parts)
     print(f"bundle: {len(pins) + 1} packages, {len(parts)} parts, {mib(total)} in {options.out}")
