@@ -5,14 +5,15 @@ The driver never sees a reference answer: the audit process reads the closed gro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
 from orchestration.group_log import StepRecord
 from orchestration.rollout_phase import RolloutPhase, fetch
+from orchestration.watch.evaluate import evaluation_sampling
 from quorum.errors import StorageError
-from quorum.types import GroupKey, Prompt, Role, SamplingSettings
+from quorum.types import GroupKey, Prompt, Role
 
 
 class Evaluator:
@@ -31,22 +32,29 @@ class Evaluator:
             return False
         return step in (0, self._config.run.num_steps) or bool(every and step % every == 0)
 
-    def run(self, step: int, version: int, on_finished: Callable[[int], None] = lambda done: None) -> str:
-        """Draw all evaluation groups with the current policy and close their file; returns its path."""
-        section = self._config.evaluation
-        sampling = SamplingSettings(
-            num_completions=section.completions_per_prompt,
-            temperature=section.temperature,
-            top_p=section.top_p,
-            max_completion_tokens=self._config.rollout.max_completion_tokens,
-            stop=self._config.rollout.stop,
-        )
+    def run(
+        self,
+        step: int,
+        version: int,
+        recovered: Mapping[GroupKey, Any] | None = None,
+        on_finished: Callable[[int], None] = lambda done: None,
+    ) -> str:
+        """Draw all evaluation groups with the current policy and close their file; returns its path.
+
+        Args:
+            step: steps done.
+            version: policy version the samplers hold.
+            recovered: groups of this evaluation that an earlier incarnation finished.
+            on_finished: called with the number of groups finished so far.
+        """
+        rollout = self._config.rollout
+        sampling = evaluation_sampling(self._config.evaluation, rollout.max_completion_tokens, rollout.stop)
         keys = [GroupKey(self._branch, Role.EVAL, index) for index in range(len(self._prompts))]
         requests = [
             self._rollout.request(key, prompt, sampling, version)
             for key, prompt in zip(keys, self._prompts, strict=True)
         ]
-        finished = self._rollout.run(requests, step, on_finished=on_finished)
+        finished = self._rollout.run(requests, step, recovered, on_finished)
         tallies = self._rollout.tallies(finished, keys)
         records = [
             StepRecord(key=key, tally=tally, resolution=None, end_state=None)

@@ -20,7 +20,7 @@ from orchestration.checkpoint import LoopState, save_checkpoint
 from orchestration.evaluation import Evaluator
 from orchestration.group_log import StepRecord
 from orchestration.ledger import Ledger, LedgerRow
-from orchestration.recovery import RECOVERED
+from orchestration.recovery import RECOVERED, recover
 from orchestration.rollout_phase import RolloutPhase, fetch, train_key, train_sampling
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
@@ -103,13 +103,11 @@ class TrainingLoop:
         with self.signals.deferred():
             self.signals.check()
             self.publish_start()
-            if self.state.step == 0:
-                self._evaluate(0)
+            self._evaluate(self.state.step)
             while self.state.step < self.config.run.num_steps:
                 self.step()
                 self.signals.check()
-                if self.evaluator.is_due(self.state.step):
-                    self._evaluate(self.state.step)
+                self._evaluate(self.state.step)
                 if self._checkpoint_is_due(self.state.step):
                     self.save()
             self._settle_log()
@@ -249,12 +247,16 @@ class TrainingLoop:
         return newest
 
     def _evaluate(self, step: int) -> None:
+        """Evaluate when due; one that an earlier incarnation finished is read from its log."""
         if not self.evaluator.is_due(step):
             return
         self.display.phase("evaluate", f"after {step} steps")
         self._settle_log()
         self.evaluator.run(
-            step, self.sync.version, lambda done: self.display.phase("evaluate", f"after {step} steps: {done} groups")
+            step,
+            self.sync.version,
+            self._recovered_evaluation(step),
+            lambda done: self.display.phase("evaluate", f"after {step} steps: {done} groups"),
         )
         if self.audit is None:
             return
@@ -263,6 +265,11 @@ class TrainingLoop:
         if self.audit.failure:
             self.display.event(self.audit.failure)
         self.display.event(_eval_line(step, values))
+
+    def _recovered_evaluation(self, step: int) -> dict[GroupKey, Any]:
+        if self.run_dir.info.incarnation == 0:
+            return {}
+        return recover(self.log, self.state.branch, Role.EVAL, step, self.config.deadlines.save_seconds)
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         info = self.run_dir.info

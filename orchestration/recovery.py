@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from orchestration.group_log import GroupLogWriter
-from quorum.types import GroupKey, Receipt, RolloutGroup
+from quorum.types import GroupKey, Receipt, Role, RolloutGroup
 
 RECOVERED = "recovered"
 """Sampler id in the receipt of a group that was read from the log."""
@@ -18,6 +19,23 @@ class RecoverableLog(GroupLogWriter):
         """A recovered group with a receipt like its sampler's; two Ray returns, so the driver reads no tokens."""
         group = self.fetch(key)
         return receipt_of(group), group
+
+
+def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dict[GroupKey, Any]:
+    """(receipt, group) references of the groups that earlier incarnations finished at or after `step`.
+
+    Args:
+        log: actor handle of a RecoverableLog.
+        branch: of the run.
+        role: for Role.EVAL exactly the evaluation after `step` steps.
+        step: first step whose groups are wanted.
+        timeout: seconds for reading the log's keys.
+    """
+    import ray
+
+    keys = ray.get(log.recover.remote(branch, role, step), timeout=timeout)
+    fetch = log.fetch_with_receipt.options(num_returns=2)
+    return {key: tuple(fetch.remote(key)) for key in keys}
 
 
 def receipt_of(group: RolloutGroup) -> Receipt:

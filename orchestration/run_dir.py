@@ -17,7 +17,7 @@ from orchestration.storage import fsync_dir, storage_errors
 from quorum import __version__
 from quorum.errors import ConfigError, DataError, ResourceError
 
-SUBDIRECTORIES = ("groups", "audit", "checkpoints", "trace")
+SUBDIRECTORIES = ("groups", "audit", "checkpoints")
 
 
 def write_atomic(path: Path, text: str) -> None:

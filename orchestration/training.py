@@ -19,7 +19,7 @@ from orchestration.checkpoint import LoopState, latest_checkpoint
 from orchestration.evaluation import Evaluator
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
-from orchestration.recovery import RecoverableLog
+from orchestration.recovery import RecoverableLog, recover
 from orchestration.registries import registries
 from orchestration.rollout_phase import RolloutPhase
 from orchestration.run_dir import RunDir, read_config, resolve_run
@@ -209,8 +209,6 @@ def _restore(
     config: RunConfig, run_dir: RunDir, stack: Stack, log: Any, display: Display
 ) -> tuple[LoopState, dict[GroupKey, Any]]:
     """State to go on from, and the finished groups an earlier incarnation left after it."""
-    import ray
-
     assert stack.learner is not None
     fresh = LoopState(
         step=0,
@@ -228,10 +226,7 @@ def _restore(
     if found is not None:
         path, state = found
         stack.learner.load(str(path))
-    timeout = config.deadlines.save_seconds
-    keys = ray.get(log.recover.remote(state.branch, Role.TRAIN, state.step), timeout=timeout)
-    fetch = log.fetch_with_receipt.options(num_returns=2)
-    recovered = {key: tuple(fetch.remote(key)) for key in keys}
+    recovered = recover(log, state.branch, Role.TRAIN, state.step, config.deadlines.save_seconds)
     display.event(f"resumed after step {state.step}, {len(recovered)} finished groups recovered from the log")
     return state, recovered
 
