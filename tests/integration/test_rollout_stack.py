@@ -50,6 +50,7 @@ DEADLINES = DeadlineSection(start_seconds=900, rollout_seconds=60, sync_seconds=
 def ray_cluster() -> Iterator[None]:
     import ray
 
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=4, log_to_driver=False)
     yield
     ray.shutdown()
@@ -247,6 +248,8 @@ def probe_scores(actor: Any) -> np.ndarray:
 
 
 def check_transfer_equals_fresh(pair: Pair, epoch: int) -> None:
+    import torch
+
     base, fresh = pair.actors
     before = probe_scores(base)
     assert not np.array_equal(before, probe_scores(fresh))
@@ -255,7 +258,7 @@ def check_transfer_equals_fresh(pair: Pair, epoch: int) -> None:
     receipt = transfer(pair, base, epoch, version=1)
 
     expected = {
-        name: hashlib.blake2b(tensor.reshape(-1).view(__import__("torch").uint8).numpy(), digest_size=8).hexdigest()
+        name: hashlib.blake2b(tensor.reshape(-1).view(torch.uint8).numpy(), digest_size=8).hexdigest()
         for name, tensor in pair.perturbed
     }
     assert receipt.version == 1
@@ -346,10 +349,6 @@ def test_greedy_and_stop_strings_work_and_the_end_of_text_token_is_kept(tied: Pa
     assert np.array_equal(group.completions[0].token_ids, group.completions[1].token_ids)
 
 
-def test_after_a_transfer_untied_embeddings_equal_a_fresh_engine_bit_for_bit(untied: Pair) -> None:
-    check_transfer_equals_fresh(untied, epoch=1)
-
-
 def test_a_killed_sampler_is_named_with_its_groups_and_leaves_no_process(tied: Pair) -> None:
     victim = tied.pool.samplers[1]
     for i in range(60, 64):
@@ -364,6 +363,11 @@ def test_a_killed_sampler_is_named_with_its_groups_and_leaves_no_process(tied: P
     while any(is_alive(pid) for pid in victim.pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in victim.pids if is_alive(pid)] == []
+    tied.pool.stop(30)
+
+
+def test_after_a_transfer_untied_embeddings_equal_a_fresh_engine_bit_for_bit(untied: Pair) -> None:
+    check_transfer_equals_fresh(untied, epoch=1)
 
 
 def is_alive(pid: int) -> bool:
