@@ -77,8 +77,10 @@ def _require_there(model: ModelSection) -> None:
         return
     if path.exists():
         raise DataError(f"{model.path}: model.path is a file; give the directory that holds the model")
-    if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1 or path.parent.is_dir():
-        raise DataError(f"{model.path}: no such model directory (model.path), and not a hub name OWNER/NAME")
+    num_slashes = model.path.count("/")
+    is_beside_others = num_slashes == 1 and path.parent.is_dir()
+    if model.path.startswith((".", "/", "~")) or num_slashes > 1 or is_beside_others:
+        raise DataError(f"{model.path}: no such model directory (model.path), and it is no hub name (OWNER/NAME)")
 
 
 def _require_tokenizer_files(directory: Path) -> None:

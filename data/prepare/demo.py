@@ -1,12 +1,12 @@
 """Make the demo's base model: about 1 M parameters that add five numbers well, but unreliably.
 
-    python -m data.prepare.demo OUT_DIR [--seed 0] [--steps 1500]
+    python -m data.prepare.demo OUT_DIR [--seed 0]
 
-A Qwen2-shaped model with its own tokenizer learns running totals (`Calculate 4 + 7 + 9 + 2 + 10.` ->
-`11, 20, 22, \\boxed{32}`) by supervised learning on traces in which each total is wrong with probability
-`noise`. The errors are symmetric, so the model samples the right answer about two times in three while the majority of
-16 is nearly always right: what self-training can sharpen, and no more than that. Held-out prompts of the demo
-never occur in the training traces.
+A Llama-shaped model with its own tokenizer learns running totals (`Calculate 4 + 7 + 9 + 2 + 10.` ->
+`11, 20, 22, \\boxed{32}`) by supervised learning: first on right traces, then on traces in which each total is
+wrong with some probability. The errors are symmetric, so the model samples the right answer about two times in
+three while the majority of 16 is nearly always right: what self-training can sharpen, and no more than that.
+Held-out prompts of the demo never occur in the training traces.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import string
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ TASK_OPTIONS: dict[str, Any] = {
     "allow_negation": False,
 }
 """Parameters of reasoning-gym's `basic_arithmetic` in the demo."""
-TRAIN_SOURCE = DataSource(path="reasoning_gym:basic_arithmetic", task_options=TASK_OPTIONS, size=4096, seed=0)
-"""Prompts that the demo trains on, without their answers."""
+TRAIN_SOURCE = DataSource(path="reasoning_gym:basic_arithmetic", task_options=TASK_OPTIONS, size=2048, seed=710_000)
+"""Prompts that the demo trains on, without their answers. With this seed none of them is held out."""
 HELD_OUT_SOURCE = DataSource(path="reasoning_gym:basic_arithmetic", task_options=TASK_OPTIONS, size=400, seed=1_000_000)
 """Prompts that the demo is evaluated on."""
 
@@ -47,6 +48,26 @@ NUM_TERMS = TASK_OPTIONS["max_terms"]
 MAX_TERM = 10 ** TASK_OPTIONS["max_digits"]
 """Largest number in a prompt: reasoning-gym draws one-digit terms from [0, 10]."""
 IGNORE = -100
+WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One round of training, with its own optimizer and cosine decay."""
+
+    num_steps: int
+    learning_rate: float
+    """At the end of the warm-up."""
+    noise: float
+    """Probability that a total is wrong."""
+    clean_share: float = 0.0
+    """Share of the steps before noise sets in."""
+
+
+STAGES = (
+    Stage(num_steps=1500, learning_rate=2e-3, noise=0.1, clean_share=0.5),
+    Stage(num_steps=400, learning_rate=1e-3, noise=0.07),
+)
 
 
 def build_tokenizer() -> Any:
@@ -74,11 +95,14 @@ def build_tokenizer() -> Any:
 
 
 def build_model(vocab_size: int, pad_id: int, eos_id: int) -> Any:
-    """A Qwen2 of about 1 M parameters with tied embeddings, freshly initialised."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    """A Llama of about 1 M parameters with tied embeddings, freshly initialised.
 
-    return Qwen2ForCausalLM(
-        Qwen2Config(
+    Not a Qwen2: for that name transformers 5 loads Qwen's own tokenizer in place of the one saved beside it.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=128,
             intermediate_size=512,
@@ -86,6 +110,8 @@ def build_model(vocab_size: int, pad_id: int, eos_id: int) -> Any:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=256,
+            rms_norm_eps=1e-6,
+            attention_bias=True,
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=eos_id,
@@ -142,25 +168,24 @@ def sample_batch(tokenizer: Any, rng: random.Random, size: int, noise: float, he
     return input_ids, mask, labels
 
 
-def train(model: Any, tokenizer: Any, args: argparse.Namespace, held_out: frozenset[str]) -> None:
-    """AdamW with warm-up and cosine decay on freshly drawn noisy traces."""
+def train(model: Any, tokenizer: Any, stage: Stage, rng: random.Random, held_out: frozenset[str], size: int) -> None:
+    """One stage of AdamW with warm-up and cosine decay on `size` freshly drawn traces per step."""
     import torch
 
-    rng = random.Random(args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     started = time.monotonic()
-    for step in range(args.steps):
-        decay = 0.5 * (1 + math.cos(math.pi * step / args.steps))
+    for step in range(stage.num_steps):
+        decay = 0.5 * (1 + math.cos(math.pi * step / stage.num_steps))
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * min(1.0, (step + 1) / 100) * decay
-        noise = 0.0 if step < args.clean_share * args.steps else args.noise
-        input_ids, mask, labels = sample_batch(tokenizer, rng, args.batch_size, noise, held_out)
+            group["lr"] = stage.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * decay
+        noise = 0.0 if step < stage.clean_share * stage.num_steps else stage.noise
+        input_ids, mask, labels = sample_batch(tokenizer, rng, size, noise, held_out)
         loss = model(input_ids=input_ids, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 100 == 0 or step == args.steps - 1:
+        if step % 100 == 0 or step == stage.num_steps - 1:
             print(f"step {step} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -191,11 +216,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m data.prepare.demo", description="Make the demo's base model.")
     parser.add_argument("out", type=Path, help="directory to write the model and its tokenizer to")
     parser.add_argument("--seed", type=int, default=0, help="seeds weights and traces")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=128, help="traces per step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
-    parser.add_argument("--noise", type=float, default=0.1, help="probability that a running total is wrong")
-    parser.add_argument("--clean-share", type=float, default=0.5, help="share of the steps before noise sets in")
     parser.add_argument("--eval-prompts", type=int, default=100, help="held-out prompts to measure on; 0 for none")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads; bits depend on it")
     return parser.parse_args(argv)
@@ -212,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    train(model, tokenizer, args, held_out)
+    rng = random.Random(args.seed)
+    for stage in STAGES:
+        train(model, tokenizer, stage, rng, held_out, args.batch_size)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     if args.eval_prompts:

@@ -85,7 +85,7 @@ def test_a_configuration_that_is_no_language_model_is_refused(directory):
 
 @pytest.mark.parametrize("call", [check_model_dir, load_tokenizer])
 def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path, call):
-    for path in (tmp_path / "nowhere", "./nowhere", "single-word", "a/b/c"):
+    for path in (tmp_path / "nowhere", "./nowhere", "data/nowhere", "a/b/c"):
         assert "no such model directory" in refusal(path, call)
     (tmp_path / "file").write_text("")
     assert "is a file" in refusal(tmp_path / "file", call)
