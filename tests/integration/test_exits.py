@@ -1,0 +1,148 @@
+"""Every kind of exit: signals save first, a dead actor ends the run by name, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestration.run_dir import read_info
+from tests.integration.run_helpers import (
+    Finished,
+    descendants,
+    finish,
+    history,
+    quorum,
+    seconds_until_gone,
+    start,
+    wait_for_ledger,
+)
+from tests.integration.test_run import PROMPTS, STEPS, arguments, write_data
+
+pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
+
+GONE_SECONDS = 10.0
+"""After the driver's own end nothing of the run is alive for longer than this."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("exits")
+    write_data(directory / "train.jsonl", seed=11, size=512)
+    write_data(directory / "test.jsonl", seed=12, size=20)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def baseline(root: Path) -> Finished:
+    done = quorum(*arguments(root, "baseline"))
+    assert done.code == 0, done.output[-3000:]
+    return done
+
+
+def running(root: Path, name: str, *overrides: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A run that has ended at least three steps, and the processes below its driver."""
+    process = start(*arguments(root, name, "deadlines.rollout_seconds=20", "checkpoint.every_steps=3", *overrides))
+    wait_for_ledger(root / name, 4 * PROMPTS, limit=240)
+    return process, descendants(process.pid)
+
+
+def find(pids: list[int], words: str) -> int:
+    """The process whose command line holds `words`."""
+    for pid in pids:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if words in command:
+            return pid
+    raise AssertionError(f"no process of the run is called {words}")
+
+
+def resume_equals(baseline: Finished, root: Path, name: str) -> None:
+    resumed = quorum("train", "--resume", str(root / name))
+    assert resumed.code == 0, resumed.output[-3000:]
+    assert history(root / name) == history(root / "baseline")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_ends_with_its_code_and_the_run_goes_on(
+    baseline: Finished, root: Path, signum: signal.Signals, code: int
+) -> None:
+    name = signum.name.lower()
+    process, pids = running(root, name)
+    began = time.monotonic()
+    os.kill(process.pid, signum)
+    done = finish(process, began)
+    assert done.code == code, done.output[-3000:]
+    assert "Traceback" not in done.output
+    assert "--resume" in done.output
+    seconds_until_gone(pids, GONE_SECONDS)
+    assert read_info(root / name).state == "interrupted"
+    saved = (root / name / "checkpoints" / "latest").read_text().strip()
+    assert int(saved.removeprefix("step-")) >= 4, "saved where it stopped, not only where it was due"
+    resume_equals(baseline, root, name)
+
+
+@pytest.mark.parametrize(
+    ("victim", "words", "named"),
+    [
+        ("engine", "VLLM::EngineCore", "sampler-"),
+        ("sampler", "ray::Sampler", "sampler-"),
+        ("rank", "ray::Rank", "rank "),
+        ("voter", "ray::Voter", "voter-0"),
+    ],
+)
+def test_a_dead_actor_ends_the_run_by_name_and_resume_works(
+    baseline: Finished, root: Path, victim: str, words: str, named: str
+) -> None:
+    process, pids = running(root, victim)
+    began = time.monotonic()
+    os.kill(find(pids, words), signal.SIGKILL)
+    done = finish(process, began, timeout=120)
+    assert done.code == 5, done.output[-3000:]
+    error = [line for line in done.output.splitlines() if line.startswith("quorum: error:")]
+    assert len(error) == 1 and named in error[0], done.output[-3000:]
+    seconds_until_gone(pids, GONE_SECONDS)
+    assert read_info(root / victim).state == "failed"
+    assert (root / victim / "checkpoints" / "latest").exists()
+    resume_equals(baseline, root, victim)
+
+
+def test_a_hung_engine_is_noticed_within_its_deadline(baseline: Finished, root: Path) -> None:
+    process, pids = running(root, "hung")
+    began = time.monotonic()
+    stopped = find(pids, "VLLM::EngineCore")
+    os.kill(stopped, signal.SIGSTOP)
+    done = finish(process, began, timeout=150)
+    assert done.code == 5, done.output[-3000:]
+    seconds_until_gone(pids, GONE_SECONDS)
+    resume_equals(baseline, root, "hung")
+
+
+def test_an_engine_that_cannot_start_says_so_and_leaves_nothing(root: Path) -> None:
+    done = quorum(*arguments(root, "no-engine", "rollout.engine={name: vllm, options: {load_format: nonsense}}"))
+    assert done.code == 4, done.output[-3000:]
+    assert "sampler-" in done.output and "nonsense" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_written(baseline: Finished, root: Path) -> None:
+    mount = root / "small"
+    mount.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(mount)], capture_output=True, timeout=30, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = quorum(*arguments(root, "small/run", "checkpoint.every_steps=1", "checkpoint.keep=50"))
+        assert done.code == 5, done.output[-3000:]
+        assert "disk full" in done.output and "--resume" in done.output
+        assert 0 < len(list((mount / "run" / "groups").glob("*.parquet"))) <= STEPS
+    finally:
+        subprocess.run(["umount", str(mount)], timeout=30, check=False)
