@@ -310,7 +310,7 @@ class LearnerGroup:
         ray.wait(list(refs), num_returns=len(refs), timeout=GRACE_SECONDS)
         done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
         errors = {i: error for i, ref in enumerate(refs) if ref in done and (error := _error_of(ref))}
-        dead = {i: e for i, e in errors.items() if isinstance(e, ray.exceptions.ActorError)}
+        dead = {i: e for i, e in errors.items() if isinstance(e, ray.exceptions.RayActorError)}
         own = {i: e for i, e in errors.items() if isinstance(e, QuorumError)}
         self.kill()
         if dead:

@@ -57,7 +57,7 @@ class Rank:
         self._prepare_environment()
 
     def _prepare_environment(self) -> None:
-        """Before torch is imported: threads, ranks and the interface that Gloo uses."""
+        """Before torch is imported: threads, ranks and the interface that Gloo uses. torch.compile is turned off."""
         settings = self.settings
         threads = str(settings.config.cluster.cpus_per_rank)
         os.environ.update(
@@ -67,6 +67,7 @@ class Rank:
             LOCAL_RANK="0",
             DS_ACCELERATOR=settings.device,
             TOKENIZERS_PARALLELISM="false",
+            TORCHDYNAMO_DISABLE="1",  # nothing is compiled; importing the compiler alone takes seconds
         )
         if settings.on_loopback:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
