@@ -154,13 +154,14 @@ def place(name: str) -> str | None:
     return inner if kind in ("purelib", "platlib") else None
 
 
-def pack(site: Path, out: Path) -> list[Path]:
+def pack(site: Path, out: Path, part_bytes: int = PART_BYTES) -> list[Path]:
     """tar, xz and cut; writes the parts and their hashes, and returns the parts."""
     for old in out.glob("quorum-gpu.*"):
         old.unlink()
     begin = time.monotonic()
     print(f"bundle: packing {mib(folder_bytes(site))} (xz, minutes)", flush=True)
     archive = out / "work" / "quorum-gpu.tar.xz"
+    archive.parent.mkdir(parents=True, exist_ok=True)
     tar = [
         "tar",
         "--sort=name",
@@ -178,7 +179,7 @@ def pack(site: Path, out: Path) -> list[Path]:
         subprocess.run(["xz", "-6", "-T0"], stdin=producer.stdout, stdout=sink, timeout=PACK_SECONDS, check=True)
         if producer.wait(timeout=60):
             raise SystemExit("bundle: tar failed")
-    parts = cut(archive, out)
+    parts = cut(archive, out, part_bytes)
     hashes = [f"{sha256(path)}  {path.name}" for path in parts]
     (out / "quorum-gpu.sha256").write_text("\n".join([*hashes, f"{sha256(archive)}  quorum-gpu.tar.xz"]) + "\n")
     archive.unlink()
@@ -186,10 +187,10 @@ def pack(site: Path, out: Path) -> list[Path]:
     return parts
 
 
-def cut(archive: Path, out: Path) -> list[Path]:
+def cut(archive: Path, out: Path, part_bytes: int) -> list[Path]:
     parts: list[Path] = []
     with archive.open("rb") as source:
-        while chunk := source.read(PART_BYTES):
+        while chunk := source.read(part_bytes):
             part = out / f"quorum-gpu.part{len(parts) + 1:02d}"
             part.write_bytes(chunk)
             parts.append(part)

@@ -55,7 +55,7 @@ def report(checks: Iterable[Check]) -> bool:
         missing += check.status == "missing"
         warned += check.status == "warn"
     if missing:
-        print(f"\n{missing} missing, {warned} to look at: training cannot run here before the fixes above.")
+        print(f"\n{missing} missing, {warned} to look at: training cannot run here before the fixes above")
     else:
         print(f"\nReady: `quorum train demo` runs here{f' ({warned} to look at)' if warned else ''}.")
     return missing == 0
