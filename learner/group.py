@@ -144,7 +144,7 @@ class LearnerGroup:
             seconds=seconds,
             extra={
                 "learn/learning_rate": learning_rate,
-                "learn/num_micro_batches": float(plan.num_micro_batches),
+                "learn/micro_batches": float(plan.num_micro_batches),
                 "learn/padding_share": 1 - plan.num_tokens / plan.num_padded_tokens,
                 "learn/tokens_per_second": sums.num_tokens / seconds,
             },
