@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import time
 import uuid
@@ -33,7 +32,6 @@ from rollout.settings import NO_VERSION, SamplerInfo, SamplerProbe, SamplerSetti
 __all__ = ["NO_VERSION", "Sampler", "SamplerInfo", "SamplerProbe", "SamplerSettings"]
 
 _LOG = logging.getLogger(__name__)
-_WATCHDOG_SECONDS = 5.0
 
 
 class Sampler:
@@ -46,7 +44,7 @@ class Sampler:
         self._is_updating = False
         self._token = uuid.uuid4().hex
         self._engine: Engine | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watchdog: int | None = None
 
     async def start(self) -> SamplerInfo:
         """Start the engine.
@@ -62,20 +60,21 @@ class Sampler:
         engine: Engine = entry.target(self._settings, entry.options(**self._settings.engine_options))
         # Children inherit the token; it is taken back so that nothing else this process starts has it.
         os.environ[watchdog.TOKEN_VARIABLE] = self._token
-        watcher = watchdog.start(self._token)
+        driver = self._settings.driver
+        watched = [driver[1]] if driver is not None and driver[0] == _node_id() else []
+        self._watchdog = watchdog.start(self._token, *watched)
         try:
             await engine.start()
         except ResourceError as exc:
             watchdog.kill_token(self._token)
-            watcher.kill()
+            watchdog.stop(self._watchdog)
             raise ResourceError(
                 f"sampler {self._settings.sampler_id}: its {self._settings.engine} engine did not start: {exc}"
             ) from exc
         finally:
             del os.environ[watchdog.TOKEN_VARIABLE]
-        self._watcher = watcher
         self._engine = engine
-        return self._info(watcher.pid, time.perf_counter() - begin)
+        return self._info(self._watchdog, time.perf_counter() - begin)
 
     async def generate(self, request: GroupRequest) -> tuple[Receipt, RolloutGroup]:
         """Sample one group. Call with num_returns=2: the receipt is for the driver, the group for the voters.
@@ -164,10 +163,9 @@ class Sampler:
             _LOG.warning("sampler %s: its engine did not end in time and is killed", self._settings.sampler_id)
         finally:
             watchdog.kill_token(self._token)
-            watcher, self._watcher = self._watcher, None
-            if watcher is not None:
-                watcher.kill()
-                watcher.wait(timeout=_WATCHDOG_SECONDS)
+            pid, self._watchdog = self._watchdog, None
+            if pid is not None:
+                watchdog.stop(pid)
 
     def _running_engine(self) -> Engine:
         if self._engine is None:

@@ -45,6 +45,8 @@ class SamplerSettings:
     """Deadline for the engine's start."""
     stop_seconds: float = 30.0
     """Deadline for the engine's orderly end; then its processes are killed."""
+    driver: tuple[str, int] | None = None
+    """Ray node and process id of the driver; a sampler on the same node ends when that process does."""
     log_level: str = "ERROR"
     """Level of the engine's own log."""
 

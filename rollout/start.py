@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quorum.errors import ResourceError
@@ -33,13 +35,14 @@ def start_actors(
     import ray
 
     actors: list[Any] = []
+    driver = (ray.get_runtime_context().get_node_id(), os.getpid())
     try:
         for one, options in zip(settings, actor_options, strict=True):
             name = {} if namespace is None else {"name": one.sampler_id, "namespace": namespace}
             remote = ray.remote(Sampler).options(
                 max_concurrency=_MAX_CONCURRENCY, max_restarts=0, max_task_retries=0, **name, **options
             )
-            actors.append(remote.remote(one))
+            actors.append(remote.remote(replace(one, driver=driver)))
         return list(zip(actors, _await_ready(settings, actors, actor_options, start_seconds), strict=True))
     except BaseException:
         for actor in actors:
