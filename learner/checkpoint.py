@@ -63,10 +63,13 @@ def publish_checkpoint(path: Path, hashes: Mapping[str, str], description: Mappi
         hash_file(manifest)
         for directory in [staged, *(d for d in staged.rglob("*") if d.is_dir())]:
             sync_directory(directory)
+        replaced = final.with_name(f"{DIRECTORY}.replaced")
         if final.exists():
-            shutil.rmtree(final)
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
         staged.rename(final)
         sync_directory(path)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"the learner's checkpoint {final} could not be written: {error}") from error
     return final

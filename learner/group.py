@@ -5,34 +5,27 @@ Every call is bounded. When one rank fails, the others may be stuck in a collect
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
 from learner.batch import Plan, plan_micro_batches
 from learner.orders import UpdateSums, make_orders
-from learner.rank import LANES, Progress, Rank, RankSettings
-from quorum.errors import LearnerError, QuorumError, ResourceError
+from learner.rank import LANES, Rank, RankSettings
+from learner.rank_calls import RankCalls
+from quorum.errors import ResourceError
 from quorum.types import TrainingBatch, TransferInit, UpdateStats, WeightManifest
 
-POLL_SECONDS = 2.0
-"""How often the ranks are asked for progress while they work."""
-GRACE_SECONDS = 5.0
-"""How long the other ranks are heard after one failed: the one that died is the cause, not those it left waiting."""
-PROBE_SECONDS = 10.0
 
-
-class LearnerGroup:
+class LearnerGroup(RankCalls):
     """All learner ranks. Made by `start`."""
 
     def __init__(self, config: RunConfig, actors: Sequence[Any], device: str) -> None:
+        super().__init__(actors)
         self.config = config
         self.device = device
-        self.actors = list(actors)
-        self.processes: list[dict[str, Any]] = []
         self._version = 0
 
     @classmethod
@@ -187,7 +180,7 @@ class LearnerGroup:
 
     def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
         """CUDA IPC handles of a version's buckets, for a sampler on the same GPU; hold until `clear_ipc`."""
-        return self._one(0, "share_ipc", version, timeout=self._sync_seconds, lane="transfer")
+        return self._all("share_ipc", version, phase="share_ipc", timeout=self._sync_seconds, lane="transfer")[0]
 
     def clear_ipc(self) -> None:
         """Free what `share_ipc` staged, once every receipt has come back."""
@@ -217,19 +210,6 @@ class LearnerGroup:
         """Write the policy as a Hugging Face directory with its tokenizer, in the samplers' precision."""
         self._all("export", path, phase="export", timeout=self._save_seconds)
 
-    def progress(self) -> list[Progress | None]:
-        """What each rank is doing; None for one that does not answer."""
-        import ray
-
-        refs = [actor.progress.options(concurrency_group="probe").remote() for actor in self.actors]
-        answers: list[Progress | None] = []
-        for ref in refs:
-            try:
-                answers.append(ray.get(ref, timeout=PROBE_SECONDS))
-            except (ray.exceptions.RayError, TimeoutError):
-                answers.append(None)
-        return answers
-
     def stop(self, timeout: float | None = None) -> None:
         """End all ranks: asked first, then killed. Returns once their processes are gone, or after `timeout`."""
         import ray
@@ -244,15 +224,6 @@ class LearnerGroup:
         while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def kill(self) -> None:
-        """End all ranks at once; they may be stuck in a collective."""
-        import ray
-
-        for actor in self.actors:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.kill(actor, no_restart=True)
-        self.actors = []
-
     @property
     def _sync_seconds(self) -> float:
         return self.config.deadlines.sync_seconds
@@ -260,84 +231,6 @@ class LearnerGroup:
     @property
     def _save_seconds(self) -> float:
         return self.config.deadlines.save_seconds
-
-    def _one(self, rank: int, method: str, *args: Any, timeout: float, lane: str | None = None) -> Any:
-        return self._collect([self._call(self.actors[rank], method, lane)(*args)], method, timeout)[0]
-
-    def _all(self, method: str, *args: Any, phase: str, timeout: float, lane: str | None = None) -> list[Any]:
-        return self._collect([self._call(actor, method, lane)(*args) for actor in self.actors], phase, timeout)
-
-    @staticmethod
-    def _call(actor: Any, method: str, lane: str | None) -> Callable[..., Any]:
-        bound = getattr(actor, method)
-        return (bound.options(concurrency_group=lane) if lane else bound).remote
-
-    def _collect(self, refs: Sequence[Any], phase: str, seconds: float, on_progress: bool = False) -> list[Any]:
-        """Results of all ranks, in rank order.
-
-        Args:
-            refs: one per rank (or a single one, of rank 0).
-            phase: what the ranks are doing, for the error.
-            seconds: the limit; with `on_progress` it starts again whenever a rank gets ahead.
-
-        Raises:
-            LearnerError: a rank died, failed or stalled. All ranks have been killed.
-        """
-        import ray
-
-        deadline, seen, pending = time.monotonic() + seconds, self.progress() if on_progress else [], list(refs)
-        while pending:
-            wait = min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))
-            done, pending = ray.wait(pending, num_returns=len(pending), timeout=wait)
-            failed = [ref for ref in done if _error_of(ref)]
-            if failed:
-                raise self._failure(refs, phase)
-            if pending and on_progress and (now := self.progress()) != seen:
-                seen, deadline = now, time.monotonic() + seconds
-            if pending and time.monotonic() >= deadline:
-                late = [f"rank {i}" for i, ref in enumerate(refs) if ref in pending]
-                doing = ", ".join(f"rank {i}: {p.phase if p else 'no answer'}" for i, p in enumerate(self.progress()))
-                self.kill()
-                raise LearnerError(
-                    f"{' and '.join(late)} did not finish {phase} within {seconds:.0f} s without progress ({doing})"
-                )
-        return [ray.get(ref, timeout=PROBE_SECONDS) for ref in refs]
-
-    def _failure(self, refs: Sequence[Any], phase: str) -> QuorumError:
-        """The error to raise after one rank failed: a death explains the others' errors. Kills all ranks."""
-        import ray
-
-        ray.wait(list(refs), num_returns=len(refs), timeout=GRACE_SECONDS)
-        done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
-        errors = {i: error for i, ref in enumerate(refs) if ref in done and (error := _error_of(ref))}
-        dead = {i: e for i, e in errors.items() if isinstance(e, ray.exceptions.RayActorError)}
-        own = {i: e for i, e in errors.items() if isinstance(e, QuorumError)}
-        self.kill()
-        if dead:
-            names = " and ".join(f"rank {i} (pid {self._pid(i)})" for i in dead)
-            return LearnerError(f"learner {names} died during {phase}: {_first_line(next(iter(dead.values())))}")
-        rank, error = next(iter((own or errors).items()))
-        cause = getattr(error, "cause", error)
-        if isinstance(cause, QuorumError):
-            return cause
-        return LearnerError(f"learner rank {rank} failed during {phase}: {type(cause).__name__}: {cause}")
-
-    def _pid(self, rank: int) -> int | None:
-        return self.processes[rank]["pid"] if rank < len(self.processes) else None
-
-
-def _error_of(ref: Any) -> Exception | None:
-    import ray
-
-    try:
-        ray.get(ref, timeout=PROBE_SECONDS)
-    except (ray.exceptions.RayError, QuorumError) as error:
-        return error
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _needs(options: Mapping[str, Any]) -> str:

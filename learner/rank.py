@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.schema import RunConfig
-from quorum.errors import WeightSyncError
-from quorum.types import ScoredGroup, TransferInit, WeightManifest
+from learner.transfer_lane import TransferLane
+from quorum.types import ScoredGroup
 
 if TYPE_CHECKING:
     from learner.orders import UpdateOrders, UpdateSums
 
-LOOPBACK = "127.0.0.1"
 LANES = {"transfer": 1, "probe": 1}
 """Concurrency groups of the actor beside the training lane, and their threads."""
 
@@ -46,7 +45,7 @@ class Progress(NamedTuple):
     phase: str
 
 
-class Rank:
+class Rank(TransferLane):
     """The actor. Collective methods are called on all ranks at once by `learner.group`."""
 
     def __init__(self, settings: RankSettings) -> None:
@@ -74,7 +73,7 @@ class Rank:
 
     def describe(self) -> dict[str, Any]:
         """Process id and node address; answers as soon as the actor is placed."""
-        return {"pid": os.getpid(), "host": self._host()}
+        return {"pid": os.getpid(), "host": self.host()}
 
     def progress(self) -> Progress:
         """Probe lane: what this rank is doing."""
@@ -83,18 +82,11 @@ class Rank:
     def _report(self, phase: str) -> None:
         self._progress = Progress(self._progress.count + 1, phase)
 
-    def _host(self) -> str:
-        if self.settings.on_loopback:
-            return LOOPBACK
-        import ray
-
-        return str(ray.util.get_node_ip_address())
-
     def open_rendezvous(self) -> tuple[str, int]:
         """Rank 0: serve the store at which all ranks meet."""
         from learner.zero import listen, store_over
 
-        host = self._host()
+        host = self.host()
         listener, port = listen(host)
         timeout = timedelta(seconds=self.settings.config.deadlines.start_seconds)
         self._store = store_over(listener, host, self.settings.world_size, timeout)
@@ -110,8 +102,6 @@ class Rank:
         import torch
         import torch.distributed as dist
 
-        from learner.transfer import BucketExchange, IpcHandles
-        from learner.weights import SnapshotStore
         from learner.zero import start_process_group
 
         settings, deadlines = self.settings, self.settings.config.deadlines
@@ -127,9 +117,7 @@ class Rank:
         start_process_group(self._store, settings.rank, settings.world_size, settings.device, collective)
         self._report("loading")
         self._build()
-        self._exchange = BucketExchange(settings.rank, settings.world_size, timedelta(seconds=deadlines.sync_seconds))
-        self._snapshots = SnapshotStore()
-        self._ipc = IpcHandles()
+        self._open_lane()
         self._report("ready")
 
     def _build(self) -> None:
@@ -187,92 +175,6 @@ class Rank:
         sums = self._updater.run(orders, groups, learning_rate)
         self._num_updates += 1
         return sums, learning_rate
-
-    def publish(self, version: int, incarnation: int) -> WeightManifest:
-        """Copy the current weights into a snapshot that can be sent from now on. A collective."""
-        import torch
-
-        from learner.weights import take_snapshot
-
-        config = self.settings.config
-        snapshot = take_snapshot(
-            self._model,
-            self._engine,
-            version=version,
-            incarnation=incarnation,
-            dtype=getattr(torch, config.rollout.dtype),
-            max_bytes=config.sync.bucket_mib << 20,
-            rank=self.settings.rank,
-        )
-        self._snapshots.add(snapshot)
-        self._report("published")
-        return snapshot.manifest
-
-    def checksums(self, version: int) -> dict[str, str]:
-        """Transfer lane: checksums of the tensors of `version` that this rank owns."""
-        with self._snapshots.reading(version) as snapshot:
-            return snapshot.checksums()
-
-    def open_transfer(self, backend: str, epoch: int, world_size: int) -> tuple[str, int]:
-        """Transfer lane, rank 0: get ready to be joined; returns the address before anyone joins."""
-        from learner.transfer import open_sender
-
-        self.close_transfer(epoch)
-        sync, deadlines = self.settings.config.sync, self.settings.config.deadlines
-        host, timeout = self._host(), timedelta(seconds=deadlines.sync_seconds)
-        sender, port = open_sender(backend, host, sync.port, world_size, self._engine.device, timeout)
-        self._senders[epoch] = sender
-        return host, port
-
-    def join_transfer(self, init: TransferInit) -> None:
-        """Transfer lane, rank 0: block until all receivers of the epoch have joined.
-
-        Raises:
-            WeightSyncError: they did not, within `init.timeout_seconds`.
-        """
-        if init.epoch not in self._senders:
-            raise WeightSyncError(f"transfer epoch {init.epoch} was not opened, or has been closed")
-        try:
-            self._senders[init.epoch].join(init)
-        except (RuntimeError, OSError) as error:
-            self.close_transfer(init.epoch)
-            expected = init.world_size - 1
-            raise WeightSyncError(
-                f"not all {expected} receivers joined transfer epoch {init.epoch} within {init.timeout_seconds:.0f} s: "
-                f"{error}"
-            ) from error
-
-    def close_transfer(self, epoch: int) -> None:
-        """Transfer lane: leave an epoch's group, if there is one."""
-        sender = self._senders.pop(epoch, None)
-        if sender is not None:
-            sender.close()
-
-    def send(self, version: int, epoch: int, timeout_seconds: float) -> None:
-        """Transfer lane: broadcast a published version to an epoch's receivers. A call of every rank.
-
-        Raises:
-            WeightSyncError: on every rank, when it could not be sent.
-        """
-        from learner.transfer import send_snapshot
-
-        sender = self._senders.get(epoch)
-        error = "" if sender or self.settings.rank else f"transfer epoch {epoch} is not open"
-        if version not in self._snapshots.versions():
-            error = f"policy version {version} is not held (held: {self._snapshots.versions()})"
-        self._exchange.agree(error, timeout_seconds)
-        with self._snapshots.reading(version) as snapshot:
-            send_snapshot(self._exchange, snapshot, sender, timeout_seconds)
-
-    def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
-        """Transfer lane, one rank on a shared GPU: CUDA IPC handles of a version's buckets."""
-        with self._snapshots.reading(version) as snapshot:
-            flats = [snapshot.owned[index] for index in range(len(snapshot.manifest.buckets))]
-            return self._ipc.stage(flats, self._engine.device)
-
-    def clear_ipc(self) -> None:
-        """Transfer lane: free what `share_ipc` staged."""
-        self._ipc.clear()
 
     def clear_staging(self, path: str) -> None:
         """One rank, before `save`: start from an empty directory."""

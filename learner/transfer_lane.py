@@ -1,0 +1,142 @@
+"""The part of a rank that hands weights to samplers: snapshots, membership epochs, sending.
+
+Runs beside training: it reads snapshots only, and uses a process group of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from quorum.errors import WeightSyncError
+from quorum.types import TransferInit, WeightManifest
+
+if TYPE_CHECKING:
+    from learner.rank import RankSettings
+    from learner.transfer import BucketExchange, IpcHandles
+    from learner.weights import SnapshotStore
+    from learner.zero import ZeroEngine
+
+LOOPBACK = "127.0.0.1"
+
+
+class TransferLane:
+    """Base of `learner.rank.Rank`, which supplies the engine and the settings."""
+
+    settings: RankSettings
+    _engine: ZeroEngine
+    _model: Any
+    _exchange: BucketExchange
+    _snapshots: SnapshotStore
+    _ipc: IpcHandles
+    _senders: dict[int, Any]
+
+    def host(self) -> str:
+        """Address that this rank binds to: loopback on the local machine, else the node's."""
+        if self.settings.on_loopback:
+            return LOOPBACK
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
+    def _open_lane(self) -> None:
+        """Prepare for transfers, once the process group is up. A collective."""
+        from learner.transfer import BucketExchange, IpcHandles
+        from learner.weights import SnapshotStore
+
+        timeout = timedelta(seconds=self.settings.config.deadlines.sync_seconds)
+        self._exchange = BucketExchange(self.settings.rank, self.settings.world_size, timeout)
+        self._snapshots = SnapshotStore()
+        self._ipc = IpcHandles()
+        self._senders = {}
+
+    def publish(self, version: int, incarnation: int) -> WeightManifest:
+        """Copy the current weights into a snapshot that can be sent from now on. A collective."""
+        import torch
+
+        from learner.weights import take_snapshot
+
+        config = self.settings.config
+        snapshot = take_snapshot(
+            self._model,
+            self._engine,
+            version=version,
+            incarnation=incarnation,
+            dtype=getattr(torch, config.rollout.dtype),
+            max_bytes=config.sync.bucket_mib << 20,
+            rank=self.settings.rank,
+        )
+        self._snapshots.add(snapshot)
+        return snapshot.manifest
+
+    def checksums(self, version: int) -> dict[str, str]:
+        """Transfer lane: checksums of the tensors of `version` that this rank owns."""
+        with self._snapshots.reading(version) as snapshot:
+            return snapshot.checksums()
+
+    def open_transfer(self, backend: str, epoch: int, world_size: int) -> tuple[str, int]:
+        """Transfer lane, rank 0: get ready to be joined; returns the address before anyone joins."""
+        from learner.transfer import open_sender
+
+        self.close_transfer(epoch)
+        sync, deadlines = self.settings.config.sync, self.settings.config.deadlines
+        host, timeout = self.host(), timedelta(seconds=deadlines.sync_seconds)
+        sender, port = open_sender(backend, host, sync.port, world_size, self._engine.device, timeout)
+        self._senders[epoch] = sender
+        return host, port
+
+    def join_transfer(self, init: TransferInit) -> None:
+        """Transfer lane, rank 0: block until all receivers of the epoch have joined.
+
+        Raises:
+            WeightSyncError: they did not, within `init.timeout_seconds`.
+        """
+        if init.epoch not in self._senders:
+            raise WeightSyncError(f"transfer epoch {init.epoch} was not opened, or has been closed")
+        try:
+            self._senders[init.epoch].join(init)
+        except (RuntimeError, OSError) as error:
+            self.close_transfer(init.epoch)
+            expected = init.world_size - 1
+            raise WeightSyncError(
+                f"not all {expected} receivers joined transfer epoch {init.epoch} within {init.timeout_seconds:.0f} s: "
+                f"{error}"
+            ) from error
+
+    def close_transfer(self, epoch: int) -> None:
+        """Transfer lane: leave an epoch's group, if there is one."""
+        sender = self._senders.pop(epoch, None)
+        if sender is not None:
+            sender.close()
+
+    def send(self, version: int, epoch: int, timeout_seconds: float) -> None:
+        """Transfer lane: broadcast a published version to an epoch's receivers. A call of every rank.
+
+        Raises:
+            WeightSyncError: on every rank, when it could not be sent.
+        """
+        from learner.transfer import send_snapshot
+
+        sender = self._senders.get(epoch)
+        error = "" if sender or self.settings.rank else f"transfer epoch {epoch} is not open"
+        if version not in self._snapshots.versions():
+            error = f"policy version {version} is not held (held: {self._snapshots.versions()})"
+        self._exchange.agree(error, timeout_seconds)
+        with self._snapshots.reading(version) as snapshot:
+            send_snapshot(self._exchange, snapshot, sender, timeout_seconds)
+
+    def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
+        """Stage a version on rank 0's GPU for the samplers there. A call of every rank.
+
+        Returns:
+            CUDA IPC handles per bucket on rank 0, nothing elsewhere.
+        """
+        with self._snapshots.reading(version) as snapshot:
+            flats = [self._exchange.to_rank_zero(snapshot, index) for index in range(len(snapshot.manifest.buckets))]
+            whole = [flat for flat in flats if flat is not None]
+            return self._ipc.stage(whole, self._engine.device) if self.settings.rank == 0 else []
+
+    def clear_ipc(self) -> None:
+        """Transfer lane: free what `share_ipc` staged."""
+        self._ipc.clear()
