@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 
 from quorum.types import ScoredGroup, ScoreReceipt
 
+MAX_PADDING_SHARE = 0.1
+MIN_TOKENS = 4096
+"""A micro-batch of MIN_TOKENS takes no further row that would bring its padding above MAX_PADDING_SHARE: from there
+on a larger one gains less than its padding costs."""
+
 
 class Row(NamedTuple):
     """One completion with its prompt: a sequence to train on."""
@@ -80,7 +85,8 @@ def plan_micro_batches(
 
     Rows go to ranks by largest cost first to the least loaded (LPT), where a row's cost is its tokens plus a
     square term for attention. Each rank then cuts its rows, sorted by length, into micro-batches of at most
-    `max_tokens`, padding included; a longer row goes alone. Ranks with fewer micro-batches split their largest
+    `max_tokens`, padding included, or fewer where padding would take over; a longer row goes alone. Ranks with
+    fewer micro-batches split their largest
     ones, and get dummies where nothing is left to split.
 
     Args:
@@ -126,9 +132,16 @@ def _cut(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
     micro_batches: list[MicroBatch] = []
     start = 0
     while start < len(rows):
-        size = max(1, max_tokens // rows[start].num_tokens)
-        micro_batches.append(tuple(rows[start : start + size]))
-        start += size
+        width, end, used = rows[start].num_tokens, start, 0
+        while end < len(rows):
+            used += rows[end].num_tokens
+            padded = (end + 1 - start) * width
+            is_wasteful = padded > MIN_TOKENS and padded - used > MAX_PADDING_SHARE * padded
+            if end > start and (padded > max_tokens or is_wasteful):
+                break
+            end += 1
+        micro_batches.append(tuple(rows[start:end]))
+        start = end
     return micro_batches
 
 

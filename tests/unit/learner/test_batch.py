@@ -63,6 +63,12 @@ def test_padding_counts_and_a_longer_row_goes_alone():
     assert plan.num_padded_tokens == plan.num_tokens == 210
 
 
+def test_a_large_limit_does_not_buy_padding():
+    plan = plan_micro_batches([receipt(10, [(n, True) for n in range(1, 513)])], 1, 10**6)
+    assert plan.num_micro_batches > 1
+    assert 1 - plan.num_tokens / plan.num_padded_tokens < 0.12
+
+
 def test_a_plan_needs_a_rank_and_a_token():
     with pytest.raises(ValueError, match="at least 1"):
         plan_micro_batches([], 0, 100)
