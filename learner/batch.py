@@ -86,8 +86,7 @@ def plan_micro_batches(
     Rows go to ranks by largest cost first to the least loaded (LPT), where a row's cost is its tokens plus a
     square term for attention. Each rank then cuts its rows, sorted by length, into micro-batches of at most
     `max_tokens`, padding included, or fewer where padding would take over; a longer row goes alone. Ranks with
-    fewer micro-batches split their largest
-    ones, and get dummies where nothing is left to split.
+    fewer micro-batches split their largest ones, and get dummies where nothing is left to split.
 
     Args:
         receipts: [P] in group order.
