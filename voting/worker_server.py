@@ -23,6 +23,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any
 
 FRAME = struct.Struct("!I")
@@ -30,6 +31,7 @@ CONTROL = struct.Struct("!cq")
 REPLY = struct.Struct("!q")
 FORK, REAP = b"F", b"R"
 DONE, ERROR, MEMORY = "done", "error", "memory"
+REAP_SECONDS = 10.0
 PARENT_POLL_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -62,8 +64,19 @@ def main(control_fd: int, settings: dict[str, Any]) -> None:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
         for pid in children:
-            os.waitpid(pid, 0)
+            _reap(pid)
         os._exit(0)
+
+
+def _reap(pid: int) -> int:
+    """Wait status of a child that is dead or was just killed; gives up with SIGKILL's after REAP_SECONDS."""
+    deadline = time.monotonic() + REAP_SECONDS
+    while time.monotonic() < deadline:
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if reaped:
+            return status
+        time.sleep(0.001)
+    return signal.SIGKILL
 
 
 def _serve(control: socket.socket, children: set[int], settings: dict[str, Any]) -> None:
@@ -82,7 +95,7 @@ def _serve(control: socket.socket, children: set[int], settings: dict[str, Any])
             children.add(pid)
             control.sendall(REPLY.pack(pid))
         else:
-            _, status = os.waitpid(pid, 0)  # the pool sends this for a worker that is dead or was just killed
+            status = _reap(pid)  # the pool sends this for a worker that is dead or was just killed
             children.discard(pid)
             control.sendall(REPLY.pack(os.waitstatus_to_exitcode(status)))
 

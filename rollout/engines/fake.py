@@ -78,7 +78,7 @@ class FakeEngine:
             if group_id in self._options.die_groups:
                 os.kill(os.getpid(), 9)
             if group_id in self._options.hang_groups:
-                await asyncio.Event().wait()
+                await asyncio.sleep(86_400)
             if group_id in self._options.fail_groups:
                 raise RolloutError(f"group {group_id} is told to fail")
             await asyncio.sleep(self._options.seconds_per_group)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from orchestration.group_log import read_groups
+from orchestration.group_table import read_groups
 from orchestration.ledger import LedgerRow, read_ledger
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.group_log import read_groups
+from orchestration.group_table import read_groups
 from orchestration.run_dir import read_info
 from orchestration.watch.metrics import read_metrics
 from tests.integration.run_helpers import (
