@@ -43,6 +43,7 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
 
     if new_run:
         attempt(lambda: _check_run_dir(config))
+    attempt(lambda: _check_engine(config))
     attempt(lambda: _check_port(config))
     plan = attempt(lambda: make_plan(config, with_learner=with_learner))
     model = attempt(lambda: check_model_dir(config.model))
@@ -86,6 +87,17 @@ def _check_run_dir(config: RunConfig) -> None:
             f"run directory {path} exists: choose another with run.dir=..., "
             f"or continue that run with `quorum train --resume {config.run.dir}`"
         )
+
+
+def _check_engine(config: RunConfig) -> None:
+    """Engine arguments are checked only where there are some: the check imports vLLM."""
+    if config.rollout.engine.name != "vllm" or not config.rollout.engine.options:
+        return
+    from rollout.engines.vllm_options import validate_engine_options
+
+    problems = validate_engine_options(config.rollout.engine.options)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_port(config: RunConfig) -> None:

@@ -80,7 +80,7 @@ def test_prompts_longer_than_the_limit_are_refused_on_request(
     tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = train(tmp_path, prompts, "data.max_prompt_tokens=2", "data.on_long_prompt=error")
-    check(quorum(capsys, *words), 3, "2 tokens")
+    check(quorum(capsys, *words), 3, "limit is 2")
 
 
 def test_a_model_directory_without_weights_is_named(
