@@ -15,7 +15,7 @@ from orchestration.training import open_loop, prepare
 from orchestration.watch.display import Display
 from tests.integration.run_helpers import alive
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(400)]
 
 PROBE = list(range(7, 39))
 SCORE_SECONDS = 60

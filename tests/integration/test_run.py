@@ -28,7 +28,7 @@ from tests.integration.run_helpers import (
     wait_for_ledger,
 )
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
 
 STEPS, PROMPTS, K = 8, 64, 16
 AFTER_KILL_SECONDS = 20.0
