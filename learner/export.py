@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import ModelSection
-from learner.weights import meta_bytes
+from learner.checkpoint import writing
 from learner.zero import ZeroEngine, shape_of
-from quorum.errors import StorageError
 from quorum.types import TensorMeta
+from quorum.wire import tensor_bytes
 
 GATHER_BYTES = 1 << 28
 """Parameters gathered at once under ZeRO-3."""
@@ -33,7 +33,7 @@ def collect_state(model: nn.Module, engine: ZeroEngine, dtype: torch.dtype, *, k
     size = 0
     for name, parameter in parameters.items():
         pending.append(name)
-        size += meta_bytes(TensorMeta(name, str(dtype).removeprefix("torch."), shape_of(parameter)))
+        size += tensor_bytes(TensorMeta(name, str(dtype).removeprefix("torch."), shape_of(parameter)))
         if size < GATHER_BYTES and name != next(reversed(parameters)):
             continue
         with engine.gathered([parameters[n] for n in pending]):
@@ -55,7 +55,7 @@ def write_model(model: Any, state: dict[str, Tensor], section: ModelSection, dty
     from transformers import AutoTokenizer
 
     staged = path.with_name(path.name + ".partial")
-    try:
+    with writing(path):
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         model.save_pretrained(staged, state_dict=state)
@@ -69,8 +69,6 @@ def write_model(model: Any, state: dict[str, Tensor], section: ModelSection, dty
         if path.exists():
             shutil.rmtree(path)
         staged.rename(path)
-    except OSError as error:
-        raise StorageError(f"the model {path} could not be written: {error}") from error
 
 
 def _state_dtype(config: Path, dtype: torch.dtype) -> None:

@@ -16,10 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learner.weights import Snapshot, bucket_bytes
+from learner.weights import Snapshot
 from learner.zero import listen, store_over
 from quorum.errors import WeightSyncError
 from quorum.types import TransferInit
+from quorum.wire import bucket_bytes
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

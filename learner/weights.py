@@ -7,8 +7,6 @@ at any time, also while the next update computes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,18 +17,9 @@ from torch import Tensor, nn
 from learner.zero import ZeroEngine, shape_of
 from quorum.errors import WeightSyncError
 from quorum.types import TensorMeta, WeightManifest
+from quorum.wire import bucket_bytes, checksum, layout, tensor_bytes
 
 LOCK_SECONDS = 60.0
-
-
-def bucket_bytes(bucket: Sequence[TensorMeta]) -> int:
-    """Bytes of a bucket on the wire: its tensors' bytes, one after another."""
-    return sum(meta_bytes(meta) for meta in bucket)
-
-
-def meta_bytes(meta: TensorMeta) -> int:
-    """Bytes of one tensor."""
-    return math.prod(meta.shape) * getattr(torch, meta.dtype).itemsize
 
 
 def plan_buckets(tensors: Sequence[TensorMeta], max_bytes: int) -> tuple[tuple[TensorMeta, ...], ...]:
@@ -38,7 +27,7 @@ def plan_buckets(tensors: Sequence[TensorMeta], max_bytes: int) -> tuple[tuple[T
     buckets: list[list[TensorMeta]] = []
     used = 0
     for meta in tensors:
-        size = meta_bytes(meta)
+        size = tensor_bytes(meta)
         if not buckets or used + size > max_bytes:
             buckets.append([])
             used = 0
@@ -50,20 +39,6 @@ def plan_buckets(tensors: Sequence[TensorMeta], max_bytes: int) -> tuple[tuple[T
 def raw_bytes(tensor: Tensor) -> Tensor:
     """[num_bytes] uint8 view of a contiguous tensor."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
-
-
-def split_bucket(bucket: Sequence[TensorMeta], data: Tensor) -> Iterator[tuple[TensorMeta, Tensor]]:
-    """Cut a bucket's flat bytes into its tensors' bytes (views)."""
-    offset = 0
-    for meta in bucket:
-        size = meta_bytes(meta)
-        yield meta, data[offset : offset + size]
-        offset += size
-
-
-def checksum(data: Tensor) -> str:
-    """blake2b-64 of a uint8 tensor on the host, as 16 hex digits."""
-    return hashlib.blake2b(memoryview(data.numpy()), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,9 +57,9 @@ class Snapshot:
     def checksums(self) -> dict[str, str]:
         """Checksum of every tensor owned here, by name."""
         return {
-            meta.name: checksum(data)
+            meta.name: checksum(memoryview(flat[place].numpy()))
             for index, flat in self.owned.items()
-            for meta, data in split_bucket(self.manifest.buckets[index], flat)
+            for meta, place in layout(self.manifest.buckets[index])
         }
 
 
@@ -173,6 +148,6 @@ def take_snapshot(
 
 def _pack(bucket: Sequence[TensorMeta], parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> Tensor:
     flat = torch.empty(bucket_bytes(bucket), dtype=torch.uint8)
-    for meta, data in split_bucket(bucket, flat):
-        data.copy_(raw_bytes(parameters[meta.name].detach().to("cpu", dtype)))
+    for meta, place in layout(bucket):
+        flat[place].copy_(raw_bytes(parameters[meta.name].detach().to("cpu", dtype)))
     return flat

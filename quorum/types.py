@@ -8,6 +8,7 @@ Shapes: k = completions of one prompt (one group), T = tokens. Imports numpy onl
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -163,7 +164,7 @@ class Completion:
     """[T]"""
     text: str
     rollout_logprobs: Float32Array
-    """[T] log-probability of each token under the distribution it was sampled from (after temperature)."""
+    """[T] log-probability of each token under the distribution it was sampled from (after temperature and top-p)."""
     finish_reason: FinishReason
     spans: tuple[VersionSpan, ...]
     """Policy versions by token; starts at token 0."""
@@ -209,11 +210,30 @@ class Receipt:
     num_tokens: int
     """Completion tokens of the whole group."""
     num_prompt_tokens: int
+    """Of the prompt, counted once."""
     num_prefilled_tokens: int
     """Prompt tokens really computed for this group: k prompts less what the prefix cache held."""
     versions: tuple[int, ...]
+    """Policy versions that sampled it."""
     seconds: float
+    """From the call until the last completion."""
     content_hash: str
+
+    @classmethod
+    def of(cls, group: RolloutGroup, *, sampler_id: str, num_prefilled_tokens: int, seconds: float) -> Receipt:
+        """The receipt of a finished group."""
+        completions = group.completions
+        return cls(
+            group_id=group.group_id,
+            sampler_id=sampler_id,
+            finish_counts=dict(Counter(completion.finish_reason for completion in completions)),
+            num_tokens=sum(len(completion.token_ids) for completion in completions),
+            num_prompt_tokens=len(group.prompt_token_ids),
+            num_prefilled_tokens=num_prefilled_tokens,
+            versions=tuple(sorted({span.version for completion in completions for span in completion.spans})),
+            seconds=seconds,
+            content_hash=group.content_hash(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,8 +334,11 @@ class UpdateStats:
     version: int
     """Policy version after the step."""
     num_updates: int
+    """Optimizer calls; 0 for an empty batch."""
     loss: float
+    """Token mean over the batch."""
     grad_norm: float
+    """Before clipping."""
     kl: float
     """Mean per-token KL to the base model; 0.0 where it was not computed."""
     entropy: float

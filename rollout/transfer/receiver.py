@@ -21,7 +21,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from rollout.transfer.wire import bucket_bytes, buckets_from_plain, checksum, largest_bucket_bytes, split_bucket
+from quorum.wire import bucket_bytes
+from rollout.transfer.wire import buckets_from_plain, largest_bucket_bytes, split_bucket, tensor_checksum
 
 
 @dataclass
@@ -119,7 +120,7 @@ class BucketReceiver(WeightTransferEngine[JoinInfo, UpdateInfo]):
             marks.append(time.perf_counter())
             tensors = split_bucket(flat, bucket)
             if update_info.verify:
-                checksums.update((name, checksum(tensor)) for name, tensor in tensors)
+                checksums.update((name, tensor_checksum(tensor)) for name, tensor in tensors)
             marks.append(time.perf_counter())
             self.model.load_weights(tensors)
             marks.append(time.perf_counter())

@@ -1,37 +1,15 @@
-"""The bytes of a weight transfer: bucket sizes, splitting a bucket into tensors, checksums.
-
-A bucket is one flat uint8 tensor: its tensors' raw little-endian bytes in C order, concatenated in manifest
-order, without padding. torch is imported where a tensor is touched.
-"""
+"""The receiving side of `quorum.wire`: buckets become tensors. torch is imported where a tensor is touched."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from quorum.types import TensorMeta, WeightManifest
+from quorum.wire import bucket_bytes, checksum, layout
 
 if TYPE_CHECKING:
     import torch
-
-_ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "int32": 4, "uint8": 1, "int8": 1}
-
-
-def tensor_bytes(meta: TensorMeta) -> int:
-    """Size of one tensor on the wire.
-
-    Raises:
-        ValueError: a dtype that no transport sends.
-    """
-    if meta.dtype not in _ITEM_BYTES:
-        raise ValueError(f"tensor {meta.name} has dtype {meta.dtype!r}, expected one of {', '.join(_ITEM_BYTES)}")
-    return math.prod(meta.shape) * _ITEM_BYTES[meta.dtype]
-
-
-def bucket_bytes(bucket: Sequence[TensorMeta]) -> int:
-    return sum(tensor_bytes(meta) for meta in bucket)
 
 
 def largest_bucket_bytes(buckets: Sequence[Sequence[TensorMeta]]) -> int:
@@ -50,20 +28,18 @@ def split_bucket(flat: torch.Tensor, bucket: Sequence[TensorMeta]) -> list[tuple
     """
     import torch
 
-    tensors, start = [], 0
-    for meta in bucket:
-        end = start + tensor_bytes(meta)
-        tensors.append((meta.name, flat[start:end].clone().view(getattr(torch, meta.dtype)).view(meta.shape)))
-        start = end
-    return tensors
+    return [
+        (meta.name, flat[place].clone().view(getattr(torch, meta.dtype)).view(meta.shape))
+        for meta, place in layout(bucket)
+    ]
 
 
-def checksum(tensor: torch.Tensor) -> str:
-    """blake2b-64 (16 hex digits) of a tensor's raw bytes in C order; device memory is copied to the host first."""
+def tensor_checksum(tensor: torch.Tensor) -> str:
+    """Checksum of a tensor's raw bytes in C order; device memory is copied to the host first."""
     import torch
 
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
-    return hashlib.blake2b(memoryview(raw.numpy()), digest_size=8).hexdigest()
+    return checksum(memoryview(raw.numpy()))
 
 
 def manifest_to_plain(manifest: WeightManifest) -> list[list[list[object]]]:

@@ -11,8 +11,6 @@ from typing import Any
 
 from rollout.transfer import register
 
-EXTENSION = "rollout.transfer.worker.ReceiptExtension"
-
 register()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from learner.weights import Snapshot, SnapshotStore, checksum, plan_buckets, raw_bytes, split_bucket  # noqa: E402
+from learner.weights import Snapshot, SnapshotStore, plan_buckets, raw_bytes  # noqa: E402
 from quorum.errors import WeightSyncError  # noqa: E402
 from quorum.types import TensorMeta, WeightManifest  # noqa: E402
 
@@ -25,17 +25,15 @@ def test_buckets_hold_consecutive_tensors_up_to_the_limit_and_a_large_one_alone(
     assert plan_buckets([], 1) == ()
 
 
-def test_a_bucket_is_the_concatenation_of_raw_bytes():
-    a, b = torch.arange(6, dtype=torch.bfloat16).view(2, 3), torch.arange(4, dtype=torch.float32)
-    flat = torch.cat([raw_bytes(a), raw_bytes(b)])
-    parts = dict((meta.name, data) for meta, data in split_bucket(METAS[:2], flat))
-    assert torch.equal(parts["a"].view(torch.bfloat16).view(2, 3), a)
-    assert bytes(parts["b"].numpy()) == np.arange(4, dtype="<f4").tobytes()
-
-
-def test_a_checksum_is_blake2b_64_of_the_raw_bytes():
-    values = np.arange(5, dtype="<f4")
-    assert checksum(raw_bytes(torch.from_numpy(values))) == hashlib.blake2b(values.tobytes(), digest_size=8).hexdigest()
+def test_a_snapshots_checksums_are_of_each_tensors_raw_bytes():
+    a, b = torch.arange(6, dtype=torch.bfloat16).view(2, 3), np.arange(4, dtype="<f4")
+    flat = torch.cat([raw_bytes(a), raw_bytes(torch.from_numpy(b))])
+    manifest = WeightManifest(version=1, incarnation=0, buckets=(tuple(METAS[:2]),))
+    checksums = Snapshot(manifest=manifest, num_owners=1, owned={0: flat}).checksums()
+    assert checksums == {
+        "a": hashlib.blake2b(bytes(raw_bytes(a).numpy()), digest_size=8).hexdigest(),
+        "b": hashlib.blake2b(b.tobytes(), digest_size=8).hexdigest(),
+    }
 
 
 def test_the_newest_version_and_those_being_read_are_kept():
