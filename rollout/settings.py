@@ -26,6 +26,8 @@ class SamplerSettings:
     tensor_parallel_size: int = 1
     """Engine workers; each is one receiver of a weight transfer."""
     device: Literal["cpu", "cuda"] = "cpu"
+    plugins: tuple[str, ...] = ()
+    """The user's modules, imported before the engine is looked up."""
     engine: str = "vllm"
     """Key in `rollout.engines.registry.ENGINES`."""
     engine_options: Mapping[str, Any] = field(default_factory=dict)
@@ -33,7 +35,8 @@ class SamplerSettings:
     num_threads: int = 1
     """CPU: threads per engine worker."""
     cpu_binding: str | None = None
-    """CPU: cores of each worker as "0-3", workers separated by "|"; None leaves placement to the kernel."""
+    """CPU: cores of each tensor-parallel worker as "0-3", workers separated by "|"; None, and an engine of one worker,
+    leave placement to the kernel."""
     kv_cache_gib: float = 1.0
     """CPU: KV cache in GiB. On GPUs the engine's own memory share decides."""
     seed: int = 0
@@ -41,8 +44,6 @@ class SamplerSettings:
     weight_backend: Literal["gloo", "nccl", "ipc"] = "gloo"
     initial_version: int = 0
     """Policy version of the weights at `model`; NO_VERSION when a transfer has to come first."""
-    start_seconds: float = 600.0
-    """Deadline for the engine's start."""
     stop_seconds: float = 30.0
     """Deadline for the engine's orderly end; then its processes are killed."""
     driver: tuple[str, int] | None = None

@@ -133,7 +133,7 @@ class VllmEngine:
         llm, limit = self._llm, update.timeout_seconds
         seconds: dict[str, float] = {}
 
-        async def phase(name: str, call: Awaitable[T]) -> T:
+        async def phase(name: str, call: Awaitable[T], limit: float = limit) -> T:
             begin = time.perf_counter()
             result = await self._phase(name, call, limit)
             seconds[name] = time.perf_counter() - begin
@@ -142,7 +142,11 @@ class VllmEngine:
         await phase("pause", llm.pause_generation(mode="keep", clear_cache=False))
         try:
             await phase("start", self._rpc("start_weight_update", {}, limit))
-            await phase("update", self._rpc("update_weights", {"update_info": _update_info(update)}, limit))
+            all_buckets = limit * max(
+                1, len(update.manifest.buckets)
+            )  # the limit is one bucket's, and kept in the worker
+            order = {"update_info": _update_info(update)}
+            await phase("update", self._rpc("update_weights", order, all_buckets), all_buckets)
             await phase("finish", self._finish(update.manifest.version, limit))
             if not await phase("reset", llm.reset_prefix_cache()):
                 raise WeightSyncError("the prefix cache could not be reset: blocks of the old weights are in use")
