@@ -50,6 +50,8 @@ class SamplerHandle:
     tokens_seen: int = -1
     probe_ref: Any = None
     probed_at: float = 0.0
+    asked_since: float | None = None
+    """When the first probe after the last sign of progress was sent."""
 
     @property
     def sampler_id(self) -> str:
@@ -63,6 +65,9 @@ class SamplerHandle:
     def num_workers(self) -> int:
         """Receivers of a weight transfer."""
         return self.settings.tensor_parallel_size
+
+    def note_progress(self) -> None:
+        self.last_progress, self.asked_since = time.monotonic(), None
 
     def group_ids(self) -> str:
         return ", ".join(str(request.key.group_id) for request in self.running.values()) or "none"
@@ -151,10 +156,20 @@ class SamplerPool:
                 ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
                 finished = [self._collect(owners[ref], ref) for ref in ready]
                 self._dispatch()
+                self._check_progress()
                 return finished
             self._check_progress()
             if time.monotonic() >= deadline:
                 return []
+
+    def describe(self) -> list[str]:
+        """What each sampler is doing, a line each: its groups, and when it last gave a sign of progress."""
+        now = time.monotonic()
+        return [
+            f"{sampler.sampler_id} (pid {sampler.info.pid}): groups {sampler.group_ids()}"
+            + (f", last progress {now - sampler.last_progress:.0f} s ago" if sampler.running else "")
+            for sampler in self.samplers
+        ]
 
     def stop(self, timeout: float) -> None:
         """End all samplers: engines first, then actors, by force what is late. Idempotent."""
@@ -178,7 +193,7 @@ class SamplerPool:
                 exc, f"sampler {sampler.sampler_id} with groups {sampler.group_ids()}", RolloutError
             ) from exc
         request, group_ref = sampler.running.pop(ref), sampler.group_refs.pop(ref)
-        sampler.last_progress = time.monotonic()
+        sampler.note_progress()
         mean = receipt.num_tokens / request.sampling.num_completions
         self._mean_tokens = mean if self._mean_tokens is None else 0.9 * self._mean_tokens + 0.1 * mean
         return FinishedGroup(request, receipt, group_ref)
@@ -191,7 +206,7 @@ class SamplerPool:
             request = self._waiting.popleft()
             sampler = min(free, key=self._load)
             if not sampler.running:
-                sampler.last_progress = time.monotonic()
+                sampler.note_progress()
             receipt_ref, group_ref = sampler.actor.generate.options(num_returns=2).remote(request)
             sampler.running[receipt_ref] = request
             sampler.group_refs[receipt_ref] = group_ref
@@ -220,8 +235,11 @@ class SamplerPool:
                 and now - max(sampler.probed_at, sampler.last_progress) > limit / _PROBES_PER_DEADLINE
             ):
                 sampler.probe_ref, sampler.probed_at = sampler.actor.probe.remote(), now
+                sampler.asked_since = sampler.asked_since or now
             silent = now - sampler.last_progress
-            if silent > limit:
+            # A driver that was held up itself has to ask before it judges.
+            was_asked = sampler.asked_since is not None and now - sampler.asked_since > limit / _PROBES_PER_DEADLINE
+            if silent > limit and was_asked:
                 is_deaf = sampler.probe_ref is not None and now - sampler.probed_at > limit / _PROBES_PER_DEADLINE
                 raise EngineTimeout(
                     f"sampler {sampler.sampler_id} has made no token for {silent:.0f} s (deadlines.rollout_seconds "
@@ -243,4 +261,4 @@ class SamplerPool:
             ) from exc
         if probe.tokens_generated != sampler.tokens_seen:
             sampler.tokens_seen = probe.tokens_generated
-            sampler.last_progress = time.monotonic()
+            sampler.note_progress()

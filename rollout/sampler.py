@@ -10,10 +10,9 @@ import logging
 import os
 import sys
 import time
-import uuid
-from collections import Counter
 from collections.abc import Sequence
 
+from configs.load import import_plugins
 from quorum.errors import ResourceError, StaleSamplerError, WeightSyncError
 from quorum.types import (
     Float32Array,
@@ -42,7 +41,7 @@ class Sampler:
         self._version = settings.initial_version
         self._num_groups = 0
         self._is_updating = False
-        self._token = uuid.uuid4().hex
+        self._mark = watchdog.new_mark("sampler")
         self._engine: Engine | None = None
         self._watchdog: int | None = None
 
@@ -56,23 +55,21 @@ class Sampler:
             ResourceError: the engine did not come up; the message ends with the engine's own last error line.
         """
         begin = time.perf_counter()
+        import_plugins(self._settings.plugins)
         entry = ENGINES[self._settings.engine]
         engine: Engine = entry.target(self._settings, entry.options(**self._settings.engine_options))
-        # Children inherit the token; it is taken back so that nothing else this process starts has it.
-        os.environ[watchdog.TOKEN_VARIABLE] = self._token
         driver = self._settings.driver
         watched = [driver[1]] if driver is not None and driver[0] == _node_id() else []
-        self._watchdog = watchdog.start(self._token, *watched)
+        self._watchdog = watchdog.start(self._mark, *watched)
         try:
-            await engine.start()
+            with watchdog.marking(self._mark):
+                await engine.start()
         except ResourceError as exc:
-            watchdog.kill_token(self._token)
+            watchdog.end_marked(self._mark)
             watchdog.stop(self._watchdog)
             raise ResourceError(
                 f"sampler {self._settings.sampler_id}: its {self._settings.engine} engine did not start: {exc}"
             ) from exc
-        finally:
-            del os.environ[watchdog.TOKEN_VARIABLE]
         self._engine = engine
         return self._info(self._watchdog, time.perf_counter() - begin)
 
@@ -92,17 +89,11 @@ class Sampler:
             group, num_prefilled = await self._running_engine().generate(request, self._version)
         finally:
             self._num_groups -= 1
-        completions = group.completions
-        receipt = Receipt(
-            group_id=group.group_id,
+        receipt = Receipt.of(
+            group,
             sampler_id=self._settings.sampler_id,
-            finish_counts=dict(Counter(completion.finish_reason for completion in completions)),
-            num_tokens=sum(len(completion.token_ids) for completion in completions),
-            num_prompt_tokens=len(group.prompt_token_ids),
             num_prefilled_tokens=num_prefilled,
-            versions=tuple(sorted({span.version for completion in completions for span in completion.spans})),
             seconds=time.perf_counter() - begin,
-            content_hash=group.content_hash(),
         )
         return receipt, group
 
@@ -162,7 +153,7 @@ class Sampler:
         except TimeoutError:
             _LOG.warning("sampler %s: its engine did not end in time and is killed", self._settings.sampler_id)
         finally:
-            watchdog.kill_token(self._token)
+            watchdog.end_marked(self._mark)
             pid, self._watchdog = self._watchdog, None
             if pid is not None:
                 watchdog.stop(pid)

@@ -89,7 +89,8 @@ def _late_reason(sampler_id: str, placed_ref: Any, options: Mapping[str, Any], s
     free = {name: value for name, value in ray.available_resources().items() if name in needs}
     return (
         f"sampler {sampler_id} could not be placed within {start_seconds:g} s: it needs "
-        f"{_amounts(needs)}; the cluster has {_amounts(has)}, free {_amounts(free)}"
+        f"{_amounts(needs)}; the cluster has {_amounts(has)}, free {_amounts(free)}; free resources or lower "
+        "rollout.num_samplers"
     )
 
 

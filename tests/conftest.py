@@ -9,10 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from orchestration.machine import cuda_devices
+from rollout import watchdog
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+MARK = watchdog.new_mark("tests")
+"""Every process that a test starts inherits it."""
+os.environ.update([MARK.split("=", 1), (watchdog.KEEP_ENVIRONMENT, "1")])
 
 _ORDER = ("unit", "contracts", "integration", "gpu")
 _GRACE_SECONDS = 15.0
@@ -44,15 +48,16 @@ def no_process_is_left() -> Iterator[None]:
 
 
 def _children() -> dict[int, str]:
-    """Living descendants of this process that tests started: pid -> command line."""
+    """Living processes that tests started, whoever their parent is by now: pid -> command line."""
     import psutil
 
     found = {}
-    for child in psutil.Process().children(recursive=True):
+    for pid in watchdog.marked(MARK):
         try:
+            child = psutil.Process(pid)
             command = " ".join(child.cmdline())
             if child.status() != psutil.STATUS_ZOMBIE and not any(word in command for word in _OF_PYTHON_ITSELF):
-                found[child.pid] = command[:120]
+                found[pid] = command[:120]
         except psutil.NoSuchProcess:
             continue
     return found

@@ -103,6 +103,7 @@ def test_a_sampler_that_makes_no_token_is_named_with_its_groups(ray_cluster: Any
         ):
             drain(pool, 30)
         assert time.monotonic() - began < 10
+        assert any("groups 5, 6, last progress 2 s ago" in line for line in pool.describe())
     finally:
         pool.stop(10)
 

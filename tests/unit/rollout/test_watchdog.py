@@ -13,9 +13,9 @@ PARENT = textwrap.dedent(
     """
     import os, subprocess, sys, time
     from rollout import watchdog
-    os.environ[watchdog.TOKEN_VARIABLE] = sys.argv[1]
     watcher = watchdog.start(sys.argv[1], *map(int, sys.argv[2:]))
-    child = subprocess.Popen(["sleep", "300"], start_new_session=True)
+    with watchdog.marking(sys.argv[1]):
+        child = subprocess.Popen(["sleep", "300"], start_new_session=True)
     print(watcher, child.pid, flush=True)
     time.sleep(300)
     """
@@ -33,13 +33,13 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.parametrize("victim", ["actor", "driver"])
 def test_children_in_a_session_of_their_own_are_gone_soon_after_actor_or_driver_is_killed(victim: str) -> None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-    token = f"test-{os.getpid()}-{time.time_ns()}"
+    mark = watchdog.new_mark("test")
     with subprocess.Popen(["sleep", "300"]) as driver:
-        command = [sys.executable, "-c", PARENT, token, str(driver.pid)]
+        command = [sys.executable, "-c", PARENT, mark, str(driver.pid)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as actor:
             assert actor.stdout is not None
             watcher_pid, child_pid = map(int, actor.stdout.readline().split())
-            assert set(watchdog.pids_with_token(token)) == {child_pid}
+            assert set(watchdog.marked(mark)) == {child_pid}
             os.kill({"actor": actor, "driver": driver}[victim].pid, signal.SIGKILL)
             actor.wait(timeout=30)
         driver.kill()
@@ -56,6 +56,31 @@ def test_a_process_is_told_from_a_later_one_with_its_id() -> None:
     assert watchdog.started_at(2**30) is None
 
 
-def test_nobody_else_has_the_token() -> None:
-    assert watchdog.pids_with_token("no-such-token") == []
-    assert watchdog.kill_token("no-such-token") == []
+def test_nobody_else_has_the_mark() -> None:
+    mark = watchdog.new_mark("test")
+    assert watchdog.marked(mark) == []
+    assert watchdog.end_marked(mark) == []
+
+
+def test_a_process_that_sets_its_title_keeps_its_mark() -> None:
+    setproctitle = pytest.importorskip("setproctitle")
+    assert setproctitle
+    mark = watchdog.new_mark("test")
+    code = "import setproctitle, time; setproctitle.setproctitle('x' * 40); print(flush=True); time.sleep(300)"
+    with watchdog.marking(mark):
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert watchdog.marked(mark) == [child.pid]
+        assert watchdog.end_marked(mark) == [child.pid]
+        assert child.wait(timeout=30) == -signal.SIGKILL
+
+
+def test_marked_processes_may_end_by_themselves_first() -> None:
+    mark = watchdog.new_mark("test")
+    with watchdog.marking(mark):
+        child = subprocess.Popen(["sleep", "2"])
+    assert watchdog.marked(mark) == [child.pid]
+    assert child.wait(timeout=30) == 0
+    assert watchdog.end_marked(mark, grace_seconds=5.0) == []
