@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import RunConfig
 from orchestration.plan import ResourcePlan
-from quorum.errors import ResourceError
+from orchestration.signals import HANDLED
+from quorum.errors import Interrupted, ResourceError
+from rollout import watchdog
 
 OBJECT_STORE_BYTES = 2 << 30
 """Object store of a Ray started here: a step's groups are token ids and texts, not activations."""
+END_SECONDS = 5.0
+"""For the processes of a Ray started here to end by themselves after it was shut down."""
 
 
 @dataclass
@@ -23,36 +30,55 @@ class Cluster:
     namespace: str
     is_local: bool
     start_seconds: float
+    mark: str = ""
+    """Carried by every process of a Ray started here, and by no other."""
+    _watchdog: int | None = None
     _groups: list[Any] = field(default_factory=list)
 
     @classmethod
     def start(cls, config: RunConfig, plan: ResourcePlan, namespace: str) -> Cluster:
         """Start Ray on this machine, or connect to `cluster.address`. Raises ResourceError."""
+        # A call after Ray was left is an error, and starts no other Ray.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
         is_local = config.cluster.address == "local"
-        # Ray writes its usage report and a dashboard by default: neither serves a run on one machine.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         common = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
+        cluster = cls(plan, namespace, is_local, config.deadlines.start_seconds)
         try:
-            if is_local:
-                ray.init(
-                    _node_ip_address="127.0.0.1",
-                    num_cpus=plan.total_cpus,
-                    num_gpus=plan.local_gpus,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    **common,
-                )
-            else:
-                ray.init(address=config.cluster.address, **common)
+            with _own_signal_handlers():
+                if is_local:
+                    cluster._start_here(common)
+                else:
+                    ray.init(address=config.cluster.address, **common)
         except Exception as exc:  # Ray raises bare Exception when a node does not come up.
+            cluster.stop()
+            if isinstance(exc, Interrupted):
+                raise
             where = "on this machine" if is_local else f"at {config.cluster.address}"
             raise ResourceError(f"no Ray cluster {where}: {_first_line(exc)}; see `quorum doctor`") from exc
-        cluster = cls(plan, namespace, is_local, config.deadlines.start_seconds)
-        if not is_local:
-            plan.check_cluster(ray.cluster_resources())
+        except BaseException:
+            cluster.stop()
+            raise
         return cluster
+
+    def _start_here(self, common: dict[str, Any]) -> None:
+        """Start Ray on this machine, all its processes marked, and a watchdog that outlives the driver."""
+        import ray
+
+        self.mark = watchdog.new_mark("run")
+        self._watchdog = watchdog.start(self.mark)
+        with watchdog.marking(self.mark):
+            ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",
+                num_cpus=self.plan.total_cpus,
+                num_gpus=self.plan.local_gpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **common,
+            )
 
     def place(self, name: str, cpus: float, gpus: float) -> dict[str, Any]:
         """Reserve one bundle and return the Ray options of an actor that fills it.
@@ -87,15 +113,36 @@ class Cluster:
         return {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
 
     def stop(self) -> None:
-        """Give the placement groups back and disconnect; a Ray started here ends with all its processes."""
+        """Give the placement groups back and disconnect; a Ray started here ends with all its processes. Idempotent."""
         import ray
 
-        if not ray.is_initialized():
-            return
-        if not self.is_local:
-            for group in self._groups:
-                ray.util.remove_placement_group(group)
-        ray.shutdown()
+        if ray.is_initialized():
+            if not self.is_local:
+                for group in self._groups:
+                    ray.util.remove_placement_group(group)
+            ray.shutdown()
+        if self._watchdog is not None:
+            watchdog.end_marked(self.mark, END_SECONDS)
+            watchdog.stop(self._watchdog)
+            self._watchdog = None
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Ray replaces the handler of SIGTERM, in Python and below it, when it starts: ours come back afterwards.
+
+    Its own handler exits with the signal's number; one that came meanwhile is ours all the same.
+    """
+    ours = {signum: signal.getsignal(signum) for signum in HANDLED}
+    try:
+        yield
+    except SystemExit as exc:
+        if exc.code not in HANDLED:
+            raise
+        raise Interrupted(int(exc.code)) from exc
+    finally:
+        for signum, handler in ours.items():
+            signal.signal(signum, handler)
 
 
 def _first_line(exc: BaseException) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import quorum
+from quorum.errors import ResourceError
 
 GIB = 1 << 30
 OUR_PACKAGES = ("quorum", "configs", "data", "rollout", "voting", "learner", "orchestration")
@@ -238,31 +240,41 @@ def describe_local_cluster() -> Check:
     )
 
 
-def check_cluster(address: str, seconds: float = 30) -> Check:
-    """Resources of a running cluster, asked in a process of its own that may take `seconds`: connecting can hang."""
+def check_cluster(address: str, seconds: float = 60) -> Check:
+    """What a running cluster has, and has free."""
+    try:
+        total, free, num_nodes = ask_cluster(address, seconds)
+    except ResourceError as error:
+        return Check("Ray cluster", "missing", str(error), _CLUSTER_FIX)
+    counts = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU")]
+    return Check("Ray cluster", "ok", f"{address}: {num_nodes} nodes, {', '.join(counts)}")
+
+
+def ask_cluster(address: str, seconds: float = 60) -> tuple[dict[str, float], dict[str, float], int]:
+    """Resources of a running cluster, asked in a process of its own that may take `seconds`: connecting can hang.
+
+    Returns:
+        (in all, free, number of nodes); resources by Ray's names, "CPU" and "GPU" among them.
+
+    Raises:
+        ResourceError: nobody answers there, or not in time.
+    """
     code = (
         "import sys, json, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR');"
         "print(json.dumps([ray.cluster_resources(), ray.available_resources(), len(ray.nodes())]))"
     )
     try:
         done = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return Check("Ray cluster", "missing", f"{address} did not answer in {seconds:g} s", _CLUSTER_FIX)
+    except subprocess.TimeoutExpired as error:
+        raise ResourceError(f"the Ray cluster at {address} did not answer in {seconds:g} s") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Check("Ray cluster", "missing", f"{address}: {last[:200]}", _CLUSTER_FIX)
-    return Check("Ray cluster", "ok", f"{address}: {_resources(done.stdout)}")
+        raise ResourceError(f"no Ray cluster at {address}: {last[:200]}")
+    total, free, num_nodes = json.loads(done.stdout.strip().splitlines()[-1])
+    return total, free, num_nodes
 
 
 _CLUSTER_FIX = "see `ray status` there; with `ray start`, clients need RAY_AUTH_MODE=token"
-
-
-def _resources(output: str) -> str:
-    import json
-
-    total, free, nodes = json.loads(output.strip().splitlines()[-1])
-    counts = [f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU")]
-    return f"{nodes} nodes, {', '.join(counts)}"
 
 
 def _location(package: str) -> Path | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from configs.schema import RunConfig
 from quorum.errors import ResourceError
 
+FEWER = "lower rollout.num_samplers, rollout.tensor_parallel_size or learner.num_ranks"
+
 
 @dataclass(frozen=True, slots=True)
 class ResourcePlan:
@@ -50,7 +52,7 @@ class ResourcePlan:
         """Raise ResourceError when an existing cluster is too small in sum."""
         have_cpus, have_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         if have_gpus < self.total_gpus:
-            raise ResourceError(f"{self.gpu_sentence()}, the cluster has {have_gpus}")
+            raise ResourceError(f"{self.gpu_sentence()}, the cluster has {have_gpus}; {FEWER}")
         if have_cpus < self.total_cpus:
             raise ResourceError(
                 f"{self.num_samplers} samplers of {self.cpus_per_sampler} CPUs + {self.num_ranks} ranks of "
@@ -76,11 +78,14 @@ class ResourcePlan:
         return lines
 
 
-def resolve_device(config: RunConfig) -> tuple[str, int]:
-    """The one place where the device is decided: (cpu|cuda, GPUs of this machine)."""
+def resolve_device(config: RunConfig, cluster: Mapping[str, float] | None = None) -> tuple[str, int]:
+    """The one place where the device is decided: (cpu|cuda, GPUs of this machine).
+
+    `cluster` holds the resources of an existing cluster; None means this machine.
+    """
     wanted = config.cluster.device
-    if config.cluster.address != "local":
-        return ("cuda" if wanted == "auto" else wanted), 0
+    if cluster is not None:
+        return ("cuda" if cluster.get("GPU") else "cpu") if wanted == "auto" else wanted, 0
     num_gpus = _num_local_gpus()
     if wanted == "auto":
         return ("cuda" if num_gpus else "cpu"), num_gpus
@@ -92,9 +97,20 @@ def resolve_device(config: RunConfig) -> tuple[str, int]:
     return wanted, num_gpus if wanted == "cuda" else 0
 
 
-def make_plan(config: RunConfig, *, with_learner: bool = True) -> ResourcePlan:
-    """Work out what the run needs. Raises ResourceError when this machine cannot hold it."""
-    device, local_gpus = resolve_device(config)
+def make_plan(
+    config: RunConfig, *, with_learner: bool = True, cluster: Mapping[str, float] | None = None
+) -> ResourcePlan:
+    """Work out what the run needs.
+
+    Args:
+        config: the run's configuration.
+        with_learner: False for an evaluation.
+        cluster: resources of the existing cluster that is to be used ("CPU", "GPU" in all); None for this machine.
+
+    Raises:
+        ResourceError: the machine or cluster cannot hold it; gives the arithmetic.
+    """
+    device, local_gpus = resolve_device(config, cluster)
     is_cuda = device == "cuda"
     colocate = config.cluster.colocate and is_cuda
     workers = config.rollout.tensor_parallel_size
@@ -110,14 +126,16 @@ def make_plan(config: RunConfig, *, with_learner: bool = True) -> ResourcePlan:
         colocate=colocate,
         local_gpus=local_gpus,
     )
-    if colocate and (workers > 1 or plan.num_samplers != max(1, plan.num_ranks)):
+    if colocate and (workers, plan.num_samplers, max(1, plan.num_ranks)) != (1, 1, 1):
         raise ResourceError(
-            "cluster.colocate pairs one sampler of one GPU with one rank, but there are "
-            f"{plan.num_samplers} samplers of {workers} GPUs and {plan.num_ranks} ranks; "
-            "set rollout.num_samplers and learner.num_ranks equal"
+            "cluster.colocate shares one GPU between one sampler and one rank, but there are "
+            f"{plan.num_samplers} samplers of {workers} GPUs and {plan.num_ranks} ranks; set rollout.num_samplers, "
+            "rollout.tensor_parallel_size and learner.num_ranks to 1, or give them GPUs of their own"
         )
-    if config.cluster.address == "local" and plan.total_gpus > local_gpus:
-        raise ResourceError(f"{plan.gpu_sentence()}, this machine has {local_gpus}")
+    if cluster is not None:
+        plan.check_cluster(cluster)
+    elif plan.total_gpus > local_gpus:
+        raise ResourceError(f"{plan.gpu_sentence()}, this machine has {local_gpus}; {FEWER}")
     return plan
 
 

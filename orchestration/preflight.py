@@ -10,6 +10,7 @@ from typing import TypeVar
 from configs.schema import RunConfig
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
 from data.prompts import PromptSet, load_prompts
+from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
 
@@ -43,9 +44,9 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
 
     if new_run:
         attempt(lambda: _check_run_dir(config))
-    attempt(lambda: _check_engine(config))
     attempt(lambda: _check_port(config))
-    plan = attempt(lambda: make_plan(config, with_learner=with_learner))
+    plan = attempt(lambda: _plan(config, with_learner))
+    attempt(lambda: _check_engine(config, plan.device if plan is not None else None))
     model = attempt(lambda: check_model_dir(config.model))
     if model is not None:
         attempt(lambda: _check_model(config, model))
@@ -89,13 +90,19 @@ def _check_run_dir(config: RunConfig) -> None:
         )
 
 
-def _check_engine(config: RunConfig) -> None:
+def _plan(config: RunConfig, with_learner: bool) -> ResourcePlan:
+    address = config.cluster.address
+    cluster = None if address == "local" else ask_cluster(address)[0]
+    return make_plan(config, with_learner=with_learner, cluster=cluster)
+
+
+def _check_engine(config: RunConfig, device: str | None) -> None:
     """Engine arguments are checked only where there are some: the check imports vLLM."""
     if config.rollout.engine.name != "vllm" or not config.rollout.engine.options:
         return
     from rollout.engines.vllm_options import validate_engine_options
 
-    problems = validate_engine_options(config.rollout.engine.options)
+    problems = validate_engine_options(config.rollout.engine.options, device=device, max_model_len=config.max_model_len)
     if problems:
         raise ConfigError(problems)
 
@@ -115,12 +122,12 @@ def _check_port(config: RunConfig) -> None:
 
 def _check_model(config: RunConfig, model: ModelFacts) -> None:
     workers = config.rollout.tensor_parallel_size
-    if model.num_attention_heads % workers:
+    if model.num_attention_heads is not None and model.num_attention_heads % workers:
         raise ConfigError(
             f"rollout.tensor_parallel_size {workers} does not divide the model's {model.num_attention_heads} attention "
             f"heads ({config.model.path})"
         )
-    if config.max_model_len <= model.max_positions:
+    if model.max_positions is None or config.max_model_len <= model.max_positions:
         return
     prompt, completion = config.data.max_prompt_tokens, config.rollout.max_completion_tokens
     if config.rollout.max_model_len is not None:

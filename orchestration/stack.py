@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
@@ -18,6 +19,9 @@ from quorum.errors import ResourceError
 from rollout.pool import SamplerPool
 from rollout.settings import NO_VERSION, SamplerSettings
 from voting.service import VotingService
+
+ABANDON_SECONDS = 20.0
+"""For the other parts to give up after one failed to start."""
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Stack:
         initial_version: int = NO_VERSION,
     ) -> Stack:
         """Start Ray and all actors. Raises the first part's error, with everything stopped again."""
+        config = _with_absolute_model(config)
         seconds: dict[str, float] = {}
         began = time.monotonic()
         cluster = Cluster.start(config, plan, namespace)
@@ -75,7 +80,7 @@ class Stack:
                 future.add_done_callback(_stopwatch(seconds, name, began))
             started = _all_or_first_error(parts, config.deadlines.start_seconds)
         except BaseException:
-            # The raylet ends all actors; engine processes die with theirs.
+            _abandon(list(parts.values()))
             cluster.stop()
             raise
         finally:
@@ -91,40 +96,38 @@ class Stack:
         return found
 
     def stop(self) -> None:
-        """End all actors within deadlines.stop_seconds, then kill what is left, by process id."""
+        """End all actors within deadlines.stop_seconds, then the cluster, which kills what is left of a local one."""
         deadline = self.config.deadlines.stop_seconds
-        pids = self.pids() if self.cluster.is_local else []
-        with ThreadPoolExecutor(max_workers=3, thread_name_prefix="stop") as executor:
-            stops = [executor.submit(self.pool.stop, deadline), executor.submit(self.voting.stop, deadline)]
-            if self.learner is not None:
-                stops.append(executor.submit(self.learner.stop, deadline))
-            done, _ = wait(stops, timeout=deadline + 5)
+        executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="stop")
+        stops = [executor.submit(self.pool.stop, deadline), executor.submit(self.voting.stop, deadline)]
+        if self.learner is not None:
+            stops.append(executor.submit(self.learner.stop, deadline))
+        done, _ = wait(stops, timeout=deadline + 5)
+        executor.shutdown(wait=False)
         self.cluster.stop()
-        reap(pids, seconds=5.0)
         for future in done:
             future.result(timeout=0)
 
 
-def reap(pids: list[int], seconds: float) -> None:
-    """Wait until the processes are gone; kill those that stay."""
-    deadline = time.monotonic() + seconds
-    alive = list(pids)
-    while alive and time.monotonic() < deadline:
-        alive = [pid for pid in alive if _is_alive(pid)]
-        time.sleep(0.05)
-    for pid in alive:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def _with_absolute_model(config: RunConfig) -> RunConfig:
+    """Actors of an existing cluster do not start in the driver's directory."""
+    if not Path(config.model.path).is_dir():
+        return config
+    path = str(Path(config.model.path).absolute())
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": path})})
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def _abandon(parts: list[Future[Any]]) -> None:
+    """Kill the actors made so far until every part that waits for one has given up: only then may Ray be left."""
+    import ray
+
+    pending = set(parts)
+    deadline = time.monotonic() + ABANDON_SECONDS
+    while pending and time.monotonic() < deadline:
+        for name in ray.util.list_named_actors():
+            with contextlib.suppress(ValueError, ray.exceptions.RayError):  # it is gone already
+                ray.kill(ray.get_actor(name))
+        _, pending = wait(pending, timeout=0.5)
 
 
 def _stopwatch(seconds: dict[str, float], name: str, began: float) -> Any:
@@ -141,7 +144,7 @@ def _all_or_first_error(parts: dict[str, Future[Any]], deadline: float) -> dict[
         future.result(timeout=0)
     if pending:
         late = [name for name, future in parts.items() if future in pending]
-        raise ResourceError(f"{', '.join(late)} did not start within {deadline:.0f} s")
+        raise ResourceError(f"{', '.join(late)} did not start within {deadline:.0f} s (deadlines.start_seconds)")
     return {name: future.result(timeout=0) for name, future in parts.items()}
 
 
@@ -172,6 +175,7 @@ def _sampler_settings(config: RunConfig, plan: ResourcePlan, index: int, initial
         max_model_len=config.max_model_len,
         tensor_parallel_size=config.rollout.tensor_parallel_size,
         device=plan.device,
+        plugins=config.run.plugins,
         engine=config.rollout.engine.name,
         engine_options=config.rollout.engine.options,
         num_threads=config.cluster.cpus_per_sampler,
@@ -180,7 +184,6 @@ def _sampler_settings(config: RunConfig, plan: ResourcePlan, index: int, initial
         seed=config.run.seed,
         weight_backend=resolve_backend(config, plan.device),
         initial_version=initial_version,
-        start_seconds=config.deadlines.start_seconds,
         stop_seconds=config.deadlines.stop_seconds,
     )
 

@@ -104,6 +104,8 @@ def _bare_locks(node: ast.With | ast.AsyncWith) -> Iterator[Finding]:
         name = dotted_name(item.context_expr).rpartition(".")[2].lower()
         if any(word in name for word in ("lock", "mutex", "semaphore", "condition")):
             yield Finding(item.context_expr.lineno, f"with {name}: waits for ever; acquire it with a timeout")
+        if isinstance(item.context_expr, ast.Call) and dotted_name(item.context_expr.func).endswith("PoolExecutor"):
+            yield Finding(item.context_expr.lineno, "with an executor: its end waits for every thread, however long")
 
 
 def _endless(call: ast.Call, function: ast.AST) -> str | None:

@@ -149,6 +149,7 @@ def test_every_wait_ends() -> None:
         "lock.acquire(blocking=True)",
         "with self._lock:\n    pass",
         "thread.join()",
+        "with ThreadPoolExecutor(3) as pool:\n    pass",
         "process.wait()",
         "process.communicate()",
         "event.wait()",

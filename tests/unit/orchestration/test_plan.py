@@ -65,3 +65,22 @@ def test_cuda_without_a_gpu_names_the_fix() -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(ResourceError, match="cluster.device=cpu"):
         make_plan(config(device="cuda"))
+
+
+@pytest.mark.parametrize(("resources", "device"), [({"CPU": 8.0}, "cpu"), ({"CPU": 8.0, "GPU": 2.0}, "cuda")])
+def test_an_existing_clusters_device_is_what_it_has(resources: dict[str, float], device: str) -> None:
+    assert make_plan(config(address="host:6379"), cluster=resources).device == device
+
+
+def test_an_existing_cluster_that_is_too_small_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ResourceError, match=r"need 2 GPUs, the cluster has 1; lower rollout.num_samplers"):
+        make_plan(config(address="host:6379"), cluster={"CPU": 8.0, "GPU": 1.0})
+
+
+def test_only_one_sampler_and_one_rank_share_a_gpu() -> None:
+    made = make_plan(config(address="host:6379", colocate=True), cluster={"CPU": 8.0, "GPU": 1.0})
+    assert (made.total_gpus, made.gpus_per_sampler, made.gpus_per_rank) == (1, 0.5, 0.5)
+    two = config(address="host:6379", colocate=True)
+    two = two.model_copy(update={"rollout": two.rollout.model_copy(update={"num_samplers": 2})})
+    with pytest.raises(ResourceError, match="between one sampler and one rank, but there are 2 samplers"):
+        make_plan(two, cluster={"CPU": 8.0, "GPU": 4.0})
