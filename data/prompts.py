@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ __all__ = [
     "check_model_dir",
     "load_prompts",
     "load_tokenizer",
-    "source_identity",
+    "source_identities",
 ]
 
 
@@ -33,6 +34,14 @@ class PromptSet:
 
     prompts: tuple[Prompt, ...]
     num_dropped_too_long: int = 0
+
+    def content_hash(self) -> str:
+        """Hash (32 hex digits) of ids, tokens and order: equal hashes, equal prompts for a run to be resumed with."""
+        digest = hashlib.blake2b(digest_size=16)
+        for prompt in self.prompts:
+            digest.update(f"{prompt.prompt_id}/{prompt.extractor}/{len(prompt.token_ids)}/".encode())
+            digest.update(np.ascontiguousarray(prompt.token_ids, dtype=np.int32).tobytes())
+        return digest.hexdigest()
 
     def order(self, seed: int, shuffle: bool) -> PromptOrder:
         """The endless sequence in which prompts are admitted."""
@@ -62,9 +71,26 @@ class PromptOrder:
         return self._cached[1]
 
 
-def source_identity(source: DataSource) -> str:
-    """Name of a source inside prompt ids: its path, with the split where the format has splits."""
-    return f"{source.path}#{source.split}" if source_format(source) in ("datasets", "hub") else source.path
+def source_identities(sources: Sequence[DataSource]) -> list[str]:
+    """Names of sources inside prompt ids: what is left when their files are moved together.
+
+    The path's last part, or the whole path where different sources end alike, with the split where the format has
+    splits.
+    """
+    paths_by_name: dict[str, set[str]] = {}
+    for source in sources:
+        paths_by_name.setdefault(_last_part(source.path), set()).add(source.path)
+    names = []
+    for source in sources:
+        name = _last_part(source.path)
+        if len(paths_by_name[name]) > 1:
+            name = source.path
+        names.append(f"{name}#{source.split}" if source_format(source) in ("datasets", "hub") else name)
+    return names
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def load_prompts(
@@ -87,10 +113,9 @@ def load_prompts(
     seen: dict[str, str] = {}
     prompts: list[Prompt] = []
     too_long: list[tuple[str, int]] = []
-    for source in sources:
+    for source, identity in zip(sources, source_identities(sources), strict=True):
         rows, texts = _render_source(source, section, tokenizer)
         token_ids = tokenize([rendered.text for rendered in texts], tokenizer, section)
-        identity = source_identity(source)
         for row, rendered, ids in zip(rows, texts, token_ids, strict=True):
             prompt = _build_prompt(row, source, identity, rendered, ids)
             _check_unique(prompt.prompt_id, row, source, seen)

@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.schema import DataSource
 from data.columns import ANSWER_COLUMNS, MISSING, lookup, require, row_key, top_level
-from data.prompts import source_identity
+from data.prompts import source_identities
 from data.rows import read_rows
 from quorum.types import prompt_id_of
 
@@ -75,8 +75,7 @@ def load_references(sources: Sequence[DataSource]) -> References:
         DataError: a source cannot be read, or a configured answer column is missing or empty.
     """
     answers: dict[str, str] = {}
-    for source in sources:
-        identity = source_identity(source)
+    for source, identity in zip(sources, source_identities(sources), strict=True):
         configured = source.columns.answer
         names = (configured,) if configured else ANSWER_COLUMNS
         wanted = top_level([*names, *([source.columns.id] if source.columns.id else [])])

@@ -37,7 +37,8 @@ def checkpoint_path(run_path: Path, step: int) -> Path:
 def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, keep: int) -> Path:
     """Save learner and loop state after `state.step` steps. Raises StorageError or LearnerError."""
     final = checkpoint_path(run_path, state.step)
-    if final.exists():
+    pointer = final.parent / "latest"
+    if final.exists() and _target(pointer) == final.name:
         return final
     beside = final.with_name(f".{final.name}.tmp")
     with storage_errors(beside):
@@ -46,9 +47,11 @@ def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, kee
     learner.save(str(beside), {"step": state.step, "version": state.version})
     write_atomic(beside / "state.json", json.dumps(asdict(state), indent=2) + "\n")
     with storage_errors(final):
+        # A whole checkpoint that `latest` does not name was left by a crash between these two lines.
+        shutil.rmtree(final, ignore_errors=True)
         os.replace(beside, final)
         fsync_dir(final.parent)
-    write_atomic(final.parent / "latest", final.name + "\n")
+    write_atomic(pointer, final.name + "\n")
     _prune(final.parent, keep)
     return final
 
@@ -56,9 +59,10 @@ def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, kee
 def latest_checkpoint(run_path: Path) -> tuple[Path, LoopState] | None:
     """Newest whole checkpoint and its state, or None. Raises DataError when `latest` points nowhere."""
     pointer = run_path / "checkpoints" / "latest"
-    if not pointer.exists():
+    name = _target(pointer)
+    if name is None:
         return None
-    path = pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    path = pointer.parent / name
     try:
         state = LoopState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as exc:
@@ -66,10 +70,19 @@ def latest_checkpoint(run_path: Path) -> tuple[Path, LoopState] | None:
     return path, state
 
 
+def _target(pointer: Path) -> str | None:
+    """Name of the checkpoint that `latest` names; None without one."""
+    return pointer.read_text(encoding="utf-8").strip() if pointer.exists() else None
+
+
 def _prune(directory: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and leftovers of interrupted saves."""
+    """Remove all but the newest `keep` checkpoints up to the one that `latest` names, later ones, and leftovers."""
+    latest = _target(directory / "latest") or ""
     with storage_errors(directory):
-        for old in sorted(directory.glob("step-*"))[:-keep]:
-            shutil.rmtree(old)
+        whole = sorted(path.name for path in directory.glob("step-*"))
+        kept = [name for name in whole if name <= latest][-keep:]
+        for name in whole:
+            if name not in kept:
+                shutil.rmtree(directory / name)
         for leftover in directory.glob(".step-*.tmp"):
             shutil.rmtree(leftover)

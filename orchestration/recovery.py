@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from orchestration.group_log import GroupLogWriter
+from orchestration.rollout_phase import fetch
+from quorum.errors import StorageError
 from quorum.types import GroupKey, Receipt, Role, RolloutGroup
 
 RECOVERED = "recovered"
@@ -18,7 +19,7 @@ class RecoverableLog(GroupLogWriter):
     def fetch_with_receipt(self, key: GroupKey) -> tuple[Receipt, RolloutGroup]:
         """A recovered group with a receipt like its sampler's; two Ray returns, so the driver reads no tokens."""
         group = self.fetch(key)
-        return receipt_of(group), group
+        return Receipt.of(group, sampler_id=RECOVERED, num_prefilled_tokens=0, seconds=0.0), group
 
 
 def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dict[GroupKey, Any]:
@@ -31,24 +32,6 @@ def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dic
         step: first step whose groups are wanted.
         timeout: seconds for reading the log's keys.
     """
-    import ray
-
-    keys = ray.get(log.recover.remote(branch, role, step), timeout=timeout)
-    fetch = log.fetch_with_receipt.options(num_returns=2)
-    return {key: tuple(fetch.remote(key)) for key in keys}
-
-
-def receipt_of(group: RolloutGroup) -> Receipt:
-    """The receipt of a group that costs nothing now: no tokens prefilled, no seconds spent."""
-    versions = {span.version for completion in group.completions for span in completion.spans}
-    return Receipt(
-        group_id=group.group_id,
-        sampler_id=RECOVERED,
-        finish_counts=dict(Counter(completion.finish_reason for completion in group.completions)),
-        num_tokens=sum(len(completion.token_ids) for completion in group.completions),
-        num_prompt_tokens=len(group.prompt_token_ids),
-        num_prefilled_tokens=0,
-        versions=tuple(sorted(versions)),
-        seconds=0.0,
-        content_hash=group.content_hash(),
-    )
+    [keys] = fetch([log.recover.remote(branch, role, step)], timeout, "read from the durable log", StorageError)
+    read = log.fetch_with_receipt.options(num_returns=2)
+    return {key: tuple(read.remote(key)) for key in keys}

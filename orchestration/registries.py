@@ -1,9 +1,12 @@
-"""The plug-in registries of all stages, gathered where they may be: above the stages."""
+"""The plug-in registries of all stages, gathered above them, and configurations checked against them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from configs.load import load_config
+from configs.schema import RunConfig
 from quorum.registry import Registry
 
 
@@ -22,3 +25,10 @@ def registries() -> Mapping[str, Registry]:
         "voting.rule": VOTE_RULES,
         "learner.algorithm": ALGORITHMS,
     }
+
+
+def load_run_config(source: str | Path | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """Load a configuration with plug-ins imported and every {name, options} checked. Raises ConfigError."""
+    if isinstance(source, RunConfig):
+        return source
+    return load_config(source, overrides, registries=registries())

@@ -6,6 +6,7 @@ unblocked by: samplers.  produces: receipts, group references and tally referenc
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from quorum.types import GroupKey, GroupRequest, Prompt, Receipt, Role, Sampling
 
 POLL_SECONDS = 0.5
 """How often a wait looks whether a signal has come."""
+QUIET_SECONDS = 60.0
+"""Without a finished group for so long the samplers' doings are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,17 @@ class Finished:
 class RolloutPhase:
     """Generates groups, appends each to the durable log as it finishes, and starts its tally at once."""
 
-    def __init__(self, config: RunConfig, stack: Stack, log: Any, check_signals: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        stack: Stack,
+        log: Any,
+        check_signals: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Bind the parts. `say` is told what each sampler is doing when no group finishes for QUIET_SECONDS."""
         self._config, self._stack, self._log = config, stack, log
-        self._check_signals = check_signals
+        self._check_signals, self._say = check_signals, say
 
     def request(self, key: GroupKey, prompt: Prompt, sampling: SamplingSettings, version: int) -> GroupRequest:
         """The request of one group: its seed depends on the run's seed and the group's identity alone."""
@@ -68,18 +79,26 @@ class RolloutPhase:
         fresh = [request for request in requests if request.key not in recovered]
         for request in fresh:
             self._stack.pool.submit(request)
-        for request in requests:
-            if request.key in recovered:
-                receipt, group = recovered[request.key]
-                finished[request.key] = self._tallied(request.key, receipt, group, extractors)
+        known = [request.key for request in requests if request.key in recovered]
+        receipts = self._settle([recovered[key][0] for key in known], "come back from the durable log")
+        for key, receipt in zip(known, receipts, strict=True):
+            finished[key] = self._tallied(key, receipt, recovered[key][1], extractors)
+        last_finished = last_said = time.monotonic()
         while len(finished) < len(requests):
+            now = time.monotonic()
+            if now - max(last_finished, last_said) > QUIET_SECONDS:
+                last_said = now
+                self._say(
+                    f"no group finished for {now - last_finished:.0f} s: {'; '.join(self._stack.pool.describe())}"
+                )
             for done in self._stack.pool.next_finished(POLL_SECONDS):
+                last_finished = time.monotonic()
                 key = done.request.key
                 appends.append(self._log.append.remote(done.group_ref, step))
                 finished[key] = self._tallied(key, done.receipt, done.group_ref, extractors)
                 on_finished(len(finished))
             self._check_signals()
-        self._settle(appends)
+        self._settle(appends, "append to the durable log")
         return finished
 
     def tallies(self, finished: Mapping[GroupKey, Finished], keys: Sequence[GroupKey]) -> list[Tally]:
@@ -91,8 +110,8 @@ class RolloutPhase:
     ) -> Finished:
         return Finished(receipt, group, self._stack.voting.tally(group, extractors[key]))
 
-    def _settle(self, appends: list[Any]) -> None:
-        fetch(appends, self._config.deadlines.save_seconds, "append to the durable log", StorageError)
+    def _settle(self, refs: list[Any], what: str) -> list[Any]:
+        return fetch(refs, self._config.deadlines.save_seconds, what, StorageError)
 
 
 def fetch(refs: list[Any], timeout: float, what: str, error: type[Exception]) -> list[Any]:
@@ -103,7 +122,9 @@ def fetch(refs: list[Any], timeout: float, what: str, error: type[Exception]) ->
         return ray.get(refs, timeout=timeout)  # type: ignore[no-any-return]
     except ray.exceptions.GetTimeoutError as exc:
         _, late = ray.wait(refs, num_returns=len(refs), timeout=0)
-        raise error(f"{len(late)} of {len(refs)} groups did not {what} within {timeout:.0f} s") from exc
+        raise error(
+            f"{len(late)} of {len(refs)} calls did not {what} within {timeout:.0f} s (deadlines.save_seconds)"
+        ) from exc
     except ray.exceptions.RayTaskError as exc:
         cause = exc.cause if isinstance(exc.cause, Exception) else None
         if isinstance(cause, error):

@@ -7,6 +7,8 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +17,7 @@ from configs.load import dump_config, load_config
 from configs.schema import RunConfig
 from orchestration.storage import fsync_dir, storage_errors
 from quorum import __version__
-from quorum.errors import ConfigError, DataError, ResourceError
+from quorum.errors import ConfigError, DataError, Interrupted, ResourceError, StageError
 
 SUBDIRECTORIES = ("groups", "audit", "checkpoints")
 
@@ -49,6 +51,8 @@ class RunInfo:
     """running, done, interrupted or failed; a run that says running without a driver was killed."""
     message: str = ""
     """Why it ended, unless it is done."""
+    prompts_hash: str = ""
+    """`PromptSet.content_hash` of the training prompts: a run is resumed with the same ones. Empty: an evaluation."""
 
 
 class RunDir:
@@ -59,7 +63,7 @@ class RunDir:
         self._lock = lock
 
     @classmethod
-    def create(cls, config: RunConfig) -> RunDir:
+    def create(cls, config: RunConfig, prompts_hash: str = "") -> RunDir:
         """Make a new run directory. Raises ConfigError when it exists, StorageError when it cannot be written."""
         path = config.run_path.absolute()
         if path.exists():
@@ -72,7 +76,7 @@ class RunDir:
                 (path / name).mkdir(parents=True)
         lock = _lock(path)
         run_id = uuid.uuid4().hex[:12]
-        info = _info(run_id, incarnation=0, branch=0, address=config.cluster.address)
+        info = _info(run_id, 0, 0, config.cluster.address, prompts_hash)
         run = cls(path, config, info, lock)
         write_atomic(path / "config.yaml", dump_config(config))
         run._write_info()
@@ -84,7 +88,7 @@ class RunDir:
         path = path.absolute()
         lock = _lock(path)
         old = read_info(path)
-        info = _info(old.run_id, incarnation=old.incarnation + 1, branch=old.branch, address=config.cluster.address)
+        info = _info(old.run_id, old.incarnation + 1, old.branch, config.cluster.address, old.prompts_hash)
         run = cls(path, config, info, lock)
         write_atomic(path / "config.yaml", dump_config(config))
         run._write_info()
@@ -94,6 +98,24 @@ class RunDir:
         """Record how the run stands."""
         self.info = replace(self.info, state=state, message=message)
         self._write_info()
+
+    @contextmanager
+    def recording_end(self) -> Iterator[None]:
+        """Record how the body ended, and let another driver take the run."""
+        try:
+            yield
+            self.set_state("done")
+        except Interrupted as exc:
+            named = Interrupted(exc.signum, str(self.path) if self.info.prompts_hash else None)
+            self.set_state("interrupted", str(named))
+            raise named from exc
+        except BaseException as exc:
+            self.set_state("failed", f"{type(exc).__name__}: {exc}")
+            if isinstance(exc, StageError) and self.info.prompts_hash:
+                exc.add_note(f"what was finished is kept: `quorum train --resume {self.path}`")
+            raise
+        finally:
+            self.close()
 
     def _write_info(self) -> None:
         write_atomic(self.path / "run.json", json.dumps(asdict(self.info), indent=2) + "\n")
@@ -130,17 +152,19 @@ def read_info(path: Path) -> RunInfo:
         raise DataError(f"run directory {path} has no readable run.json ({exc})") from exc
 
 
-def _info(run_id: str, *, incarnation: int, branch: int, address: str) -> RunInfo:
+def _info(run_id: str, incarnation: int, branch: int, address: str, prompts_hash: str) -> RunInfo:
     started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return RunInfo(
         run_id=run_id,
-        namespace=f"quorum-{run_id}",
+        # Of its own: after a kill -9 the names of the incarnation before may be taken for some seconds.
+        namespace=f"quorum-{run_id}-{incarnation}",
         incarnation=incarnation,
         branch=branch,
         address=address,
         driver_pid=os.getpid(),
         started_at=started_at,
         quorum_version=__version__,
+        prompts_hash=prompts_hash,
     )
 
 

@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.identity import config_identity_hash, identity_differences
-from configs.load import load_config
 from configs.schema import RunConfig
-from orchestration.checkpoint import LoopState, latest_checkpoint
 from orchestration.evaluation import Evaluator
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
-from orchestration.recovery import RecoverableLog, recover
-from orchestration.registries import registries
+from orchestration.recovery import RecoverableLog
+from orchestration.resume import config_of_run, restore, resume_notes
 from orchestration.rollout_phase import RolloutPhase
-from orchestration.run_dir import RunDir, read_config, resolve_run
+from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
 from orchestration.storage import fsync_dir, storage_errors
@@ -32,8 +29,8 @@ from orchestration.watch.jsonl import current_rows, read_rows
 from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.report import write_report
 from orchestration.weight_sync import WeightSync
-from quorum.errors import ConfigError, Interrupted, QuorumError
-from quorum.types import GroupKey, Role
+from quorum.errors import Interrupted, QuorumError
+from quorum.types import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +62,6 @@ class RunResult:
         return found
 
 
-def prepare(source: str | Path | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
-    """Load a configuration with plug-ins imported and every {name, options} checked. Raises ConfigError."""
-    if isinstance(source, RunConfig):
-        return source
-    return load_config(source, overrides, registries=registries())
-
-
 def train(
     config: str | Path | RunConfig | None = None,
     overrides: Sequence[str] = (),
@@ -95,44 +85,28 @@ def train(
     """
     began = time.monotonic()
     with StopSignals() as signals:
-        resolved, path = resolve(config, overrides, resume)
+        resolved, path = config_of_run(config, overrides, resume)
         checked = preflight(resolved, new_run=path is None)
-        run_dir = RunDir.create(resolved) if path is None else RunDir.resume(path, resolved)
-        with Display(resolved, run_dir.path, live=live) as display:
-            try:
-                num_steps = _drive(resolved, run_dir, checked, display, signals)
-                report = write_report(run_dir.path)
-                run_dir.set_state("done")
-            except Interrupted as exc:
-                run_dir.set_state("interrupted", str(exc))
-                raise
-            except BaseException as exc:
-                run_dir.set_state("failed", f"{type(exc).__name__}: {exc}")
-                raise
-            finally:
-                run_dir.close()
+        notes = resume_notes(path, resolved, checked) if path is not None else []
+        prompts_hash = checked.train.content_hash()
+        run_dir = RunDir.create(resolved, prompts_hash) if path is None else RunDir.resume(path, resolved)
+        with run_dir.recording_end(), Display(resolved, run_dir.path, live=live) as display:
+            for note in notes + dropped_notes(checked):
+                display.event(note)
+            num_steps = _drive(resolved, run_dir, checked, display, signals)
+        report = write_report(run_dir.path)
     seconds = time.monotonic() - began
     return RunResult(run_dir.path, num_steps, run_dir.path / "model", report, seconds, resolved.run.seed)
 
 
-def resolve(
-    config: str | Path | RunConfig | None, overrides: Sequence[str], resume: str | Path | None
-) -> tuple[RunConfig, Path | None]:
-    """The configuration to run, and the run directory when it continues one."""
-    if resume is None:
-        if config is None:
-            raise ConfigError("nothing to train: name a preset or a YAML file, or continue a run with --resume RUN")
-        return prepare(config, overrides), None
-    path = resolve_run(str(resume))
-    old = read_config(path)
-    new = prepare(config if config is not None else path / "config.yaml", overrides)
-    different = identity_differences(old, new)
-    if different:
-        raise ConfigError(
-            f"resume would change what makes this run's history: {', '.join(different)}; "
-            "start a new run for that, or drop the overrides"
-        )
-    return new, path
+def dropped_notes(checked: Preflight) -> list[str]:
+    """A line for each kind of prompts of which some were longer than data.max_prompt_tokens."""
+    sets = {"training": checked.train, "evaluation": checked.evaluation}
+    return [
+        f"{prompts.num_dropped_too_long:,} {kind} prompts are longer than data.max_prompt_tokens and left out"
+        for kind, prompts in sets.items()
+        if prompts is not None and prompts.num_dropped_too_long
+    ]
 
 
 def _drive(config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals) -> int:
@@ -142,7 +116,10 @@ def _drive(config: RunConfig, run_dir: RunDir, checked: Preflight, display: Disp
             loop.run()
         except Interrupted:
             with signals.ignored():
-                loop.save()
+                if loop.is_whole:
+                    loop.save()
+                else:  # a second signal, in the middle of a step
+                    display.event("stopped inside an update: the last checkpoint and the group log stay as they are")
             raise
         with signals.ignored():
             display.phase("export", "model/")
@@ -163,13 +140,13 @@ def open_loop(
         cleanup.enter_context(stopping(stack, signals))
         display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(stack.start_seconds.items())))
         log = start_log(run_dir.path, run_dir.info.incarnation)
-        state, recovered = _restore(config, run_dir, stack, log, display)
+        state, recovered = restore(config, run_dir, stack, log, display)
         audit = AuditProcess.start(run_dir.path) if config.report.audit else None
         if audit is not None:
             cleanup.callback(audit.stop, config.deadlines.stop_seconds)
         metrics = MetricsWriter(run_dir.path, tensorboard=config.report.tensorboard)
         cleanup.callback(metrics.close)
-        rollout = RolloutPhase(config, stack, log, signals.check)
+        rollout = RolloutPhase(config, stack, log, signals.check, display.event)
         evaluation = checked.evaluation.prompts if checked.evaluation else ()
         assert stack.learner is not None
         yield TrainingLoop(
@@ -203,32 +180,6 @@ def _on_this_node() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def _restore(
-    config: RunConfig, run_dir: RunDir, stack: Stack, log: Any, display: Display
-) -> tuple[LoopState, dict[GroupKey, Any]]:
-    """State to go on from, and the finished groups an earlier incarnation left after it."""
-    assert stack.learner is not None
-    fresh = LoopState(
-        step=0,
-        next_group_id=0,
-        version=0,
-        branch=0,
-        num_empty_steps=0,
-        num_updates=0,
-        identity_hash=config_identity_hash(config),
-    )
-    if run_dir.info.incarnation == 0:
-        return fresh, {}
-    found = latest_checkpoint(run_dir.path)
-    state = fresh
-    if found is not None:
-        path, state = found
-        stack.learner.load(str(path))
-    recovered = recover(log, state.branch, Role.TRAIN, state.step, config.deadlines.save_seconds)
-    display.event(f"resumed after step {state.step}, {len(recovered)} finished groups recovered from the log")
-    return state, recovered
 
 
 def _export(stack: Stack, run_path: Path) -> None:

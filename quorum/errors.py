@@ -14,7 +14,6 @@
     |   |-- LearnerError
     |   |   `-- NonFiniteLoss
     |   `-- StorageError           a write failed (disk full): what was written before is kept
-    |-- GuardStop              the collapse guard ended the run (exit 6)
     `-- Interrupted            Ctrl-C or SIGTERM (exit 130 / 143, checkpoint saved)
 
 Messages say what was got, what was wanted and what to do next. Every class survives pickling: its
@@ -111,22 +110,17 @@ class StorageError(StageError):
     """A write to the run directory failed; earlier writes are kept."""
 
 
-class GuardStop(QuorumError):
-    """The collapse guard ended the run."""
-
-    exit_code = 6
-
-
 class Interrupted(QuorumError):
     """A signal ended the run after a checkpoint was saved."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    def __init__(self, signum: int, run: str | None = None) -> None:
+        super().__init__(signum, run)
+        self.signum, self.run = signum, run
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
         return 128 + self.signum
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.signum).name}; continue with `quorum train --resume RUN`"
+        way_on = f"; continue with `quorum train --resume {self.run}`" if self.run else ""
+        return f"stopped by {signal.Signals(self.signum).name}{way_on}"

@@ -34,7 +34,7 @@ def test_the_docstring_draws_every_error(kind: type[QuorumError]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [("ConfigError", 2), ("DataError", 3), ("ResourceError", 4), ("StageError", 5), ("GuardStop", 6)],
+    [("ConfigError", 2), ("DataError", 3), ("ResourceError", 4), ("StageError", 5)],
 )
 def test_exit_codes_are_those_of_the_interface(kind: str, code: int) -> None:
     root = getattr(errors, kind)

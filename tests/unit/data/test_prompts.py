@@ -263,3 +263,29 @@ def test_corrupt_references_change_no_bit_of_any_prompt(tmp_path, write, rows):
 def fingerprint(prompt: Prompt) -> tuple:
     values = {name: getattr(prompt, name) for name in Prompt.__dataclass_fields__}
     return (*sorted((name, repr(value)) for name, value in values.items()), prompt.token_ids.tobytes())
+
+
+def test_ids_stay_when_the_files_are_moved_together(tmp_path):
+    found = []
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        paths = [write_jsonl(tmp_path / folder / name, ROWS) for name in ("a.jsonl", "b.jsonl")]
+        found.append(load(*map(source, paths)))
+    assert [p.prompt_id for p in found[0].prompts] == [p.prompt_id for p in found[1].prompts]
+    assert found[0].content_hash() == found[1].content_hash()
+
+
+def test_files_of_one_name_in_two_directories_are_two_sources(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    prompts = load(*(source(write_jsonl(tmp_path / folder / "train.jsonl", ROWS)) for folder in ("a", "b"))).prompts
+    assert len({p.prompt_id for p in prompts}) == 2 * len(ROWS)
+
+
+def test_the_content_hash_tells_other_prompts_and_another_order(tmp_path):
+    rows = [ROWS, ROWS[::-1], ROWS[:-1], [*ROWS[:-1], {"prompt": "What else?"}]]
+    hashes = []
+    for index, some in enumerate(rows):
+        (tmp_path / str(index)).mkdir()
+        hashes.append(load(source(write_jsonl(tmp_path / str(index) / "a.jsonl", some))).content_hash())
+    assert len(set(hashes)) == len(rows)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from orchestration.buffer import Buffer
-from orchestration.recovery import receipt_of
 from orchestration.rollout_phase import train_key
+from quorum.types import Receipt
 from tests.builders import make_group
 
 
 def finish(buffer: Buffer, group_id: int) -> None:
-    receipt = receipt_of(make_group([[3, 1]], group_id=group_id))
+    receipt = Receipt.of(make_group([[3, 1]], group_id=group_id), sampler_id="s", num_prefilled_tokens=1, seconds=0.0)
     buffer.finish(train_key(0, group_id), receipt, f"group-{group_id}", f"tally-{group_id}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.load import dump_config
 from configs.schema import RunConfig
-from data.prompts import source_identity
+from data.prompts import source_identities
 from orchestration.group_log import GroupLogWriter
 from orchestration.group_table import StepRecord
 from quorum.types import (
@@ -54,7 +54,7 @@ def make_run(path: Path, references: Sequence[str | None] = ("7", "8", "9"), **c
 
 def prompt_id(config: RunConfig, index: int) -> str:
     """Id of row `index` of the run's data file."""
-    return prompt_id_of(source_identity(config.data.train[0]), str(index))
+    return prompt_id_of(source_identities(config.data.train)[0], str(index))
 
 
 def make_group(
