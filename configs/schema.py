@@ -49,7 +49,7 @@ class RunSection(Section):
     num_steps: PositiveInt = 100
     """Steps to train; one step is one batch of groups and one published policy version."""
     plugins: tuple[str, ...] = ()
-    """Python modules imported in driver, voters and ranks before plug-ins are looked up."""
+    """Python modules imported in driver, samplers, voters, ranks and audit before plug-ins are looked up."""
     max_empty_steps: PositiveInt = 5
     """Steps in a row without any trainable group before the run ends with an error."""
 
@@ -134,7 +134,7 @@ class RolloutSection(Section):
     temperature: PositiveFloat = 1.0
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; 1 turns it off."""
+    """Nucleus sampling; 1 turns it off. Below 1 sampler and learner differ in logprobs: the learner knows no top-p."""
     stop: tuple[str, ...] = ()
     """Stop strings besides the end-of-text token."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -163,12 +163,14 @@ class VotingSection(Section):
 
 
 class KLSection(Section):
-    """KL penalty towards the base model, in the reward as in SRT. Coefficient 0 loads no reference model."""
+    """KL penalty towards the base model, in the reward as in SRT. Coefficient 0 loads no base model unless told to."""
 
     coefficient: NonNegativeFloat = 0.0
     """Weight of the penalty; SRT's paper uses 0.001."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
     """Per-token estimator (Schulman): k3 = exp(d) - d - 1 with d = ref - policy, clamped to [-10, 10]."""
+    measure: bool = False
+    """Load the base model to log the KL to it although the coefficient is 0: costs its memory and a forward pass."""
 
 
 class LearnerSection(Section):
@@ -249,7 +251,7 @@ class ClusterSection(Section):
     cpus_per_rank: PositiveInt = 1
     """Logical CPUs of a learner rank; on CPU also its threads."""
     colocate: bool = False
-    """Samplers and ranks share one GPU (weights go by CUDA IPC)."""
+    """One sampler and one rank share one GPU (weights go by CUDA IPC)."""
     kv_cache_gib: PositiveFloat = 1.0
     """KV cache per CPU sampler in GiB."""
 
@@ -262,7 +264,7 @@ class DeadlineSection(Section):
     rollout_seconds: PositiveFloat = 300
     """Without a new token from a busy sampler."""
     vote_seconds: PositiveFloat = 120
-    """For the tallies and rewards of one group."""
+    """For the tallies and rewards of one group, and for the audit to score an evaluation."""
     learn_seconds: PositiveFloat = 1800
     """Without a finished micro-batch in an update."""
     sync_seconds: PositiveFloat = 300
@@ -279,11 +281,12 @@ class ReportSection(Section):
     tensorboard: bool = True
     """Write TensorBoard events."""
     audit: bool = True
-    """Score pseudo-labels against reference answers, where the data has them, in a process of its own."""
+    """Score pseudo-labels and evaluations against reference answers, where the data has them, in a process of its own;
+    false draws evaluations without scoring them."""
     live: Literal["auto", "never"] = "auto"
     """auto shows a live display in a terminal and plain lines elsewhere."""
-    sample_groups: NonNegativeInt = 3
-    """Groups shown before and after in the report."""
+    num_sample_prompts: NonNegativeInt = 3
+    """Prompts shown in the report and at the end, each with its group before and after."""
 
 
 class RunConfig(Section):

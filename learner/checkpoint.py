@@ -5,11 +5,13 @@ A checkpoint is written beside its place, hashed, fsynced and renamed. It needs 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,41 @@ from quorum.errors import LearnerError, StorageError
 DIRECTORY = "learner"
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 1 << 22
+OLDER = "write the name of an older checkpoint into checkpoints/latest and resume"
+ALMOST_FULL_BYTES = 1 << 22
+"""With less free space than this a failed write is taken for a full disk."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def staging_directory(path: Path) -> Path:
     """Where a checkpoint is written before it is complete."""
     return path / f"{DIRECTORY}.partial"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Translate a failed write of weights into a StorageError with the fix.
+
+    torch's writers raise RuntimeError for a full disk, and have freed nothing by then: the file system is asked.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        free = _free_bytes(path)
+        if getattr(error, "errno", None) in _DISK_FULL or free < ALMOST_FULL_BYTES:
+            raise StorageError(
+                f"disk full while writing {path} ({free:,} bytes free): free some space, then continue with "
+                "`quorum train --resume RUN`; everything written before is kept"
+            ) from error
+        if isinstance(error, OSError):
+            raise StorageError(f"cannot write {path}: {error}; everything written before is kept") from error
+        raise
+
+
+def _free_bytes(path: Path) -> int:
+    """Free space of the file system that `path`, or its nearest directory there is, stands on."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(there).free
 
 
 def clear_staging(path: Path) -> None:
@@ -57,7 +89,7 @@ def publish_checkpoint(path: Path, hashes: Mapping[str, str], description: Mappi
         StorageError: the disk refused.
     """
     staged, final = staging_directory(path), path / DIRECTORY
-    try:
+    with writing(final):
         manifest = staged / MANIFEST
         manifest.write_text(json.dumps({**description, "files": dict(sorted(hashes.items()))}, indent=1) + "\n")
         hash_file(manifest)
@@ -70,8 +102,6 @@ def publish_checkpoint(path: Path, hashes: Mapping[str, str], description: Mappi
         staged.rename(final)
         sync_directory(path)
         shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        raise StorageError(f"the learner's checkpoint {final} could not be written: {error}") from error
     return final
 
 
@@ -112,9 +142,9 @@ def verify_share(path: Path, manifest: Mapping[str, Any], rank: int, world_size:
     for name in names[rank::world_size]:
         file = path / DIRECTORY / name
         if not file.is_file():
-            raise LearnerError(f"checkpoint file {file} is missing")
+            raise LearnerError(f"checkpoint file {file} is missing; {OLDER}")
         if hash_file(file) != manifest["files"][name]:
-            raise LearnerError(f"checkpoint file {file} is damaged: its hash is not the manifest's")
+            raise LearnerError(f"checkpoint file {file} is damaged: its hash is not the manifest's; {OLDER}")
 
 
 def sync_directory(path: Path) -> None:

@@ -137,7 +137,7 @@ class LearnerGroup(RankCalls):
             seconds=seconds,
             extra={
                 "learn/learning_rate": learning_rate,
-                "learn/micro_batches": float(plan.num_micro_batches),
+                "learn/num_micro_batches": float(plan.num_micro_batches),
                 "learn/padding_share": 1 - plan.num_tokens / plan.num_padded_tokens,
                 "learn/tokens_per_second": sums.num_tokens / seconds,
             },

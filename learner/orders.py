@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.schema import KLSection
 from learner.batch import MicroBatch, Plan
 from quorum.types import TrainingBatch
+
+
+def needs_base_model(section: KLSection) -> bool:
+    """Whether the base model is loaded beside the policy."""
+    return section.coefficient > 0 or section.measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +34,20 @@ class UpdateOrders:
 
 @dataclass(frozen=True, slots=True)
 class UpdateSums:
-    """Sums over all ranks of one step."""
+    """What one step came to over all ranks; equal on each."""
 
     loss: float
+    """Token mean over the batch."""
     grad_norm: float
+    """Before clipping."""
     entropy: float
+    """Sum over trained tokens, nats."""
     gap: float
+    """Sum over trained tokens of |learner - sampler| log-probability, nats."""
     kl: float
+    """Sum over trained tokens of the KL to the base model, nats; 0 where it is not computed."""
     num_tokens: int
+    """Trained completion tokens."""
 
 
 def make_orders(batch: TrainingBatch, plan: Plan) -> list[UpdateOrders]:

@@ -121,11 +121,14 @@ class Rank(TransferLane):
         self._report("ready")
 
     def _build(self) -> None:
+        from configs.load import import_plugins
+        from learner.orders import needs_base_model
         from learner.policy import Policy, load_policy_model
         from learner.update import Updater
         from learner.zero import FrozenModule, ZeroEngine, autocast_dtype, weights_dtype
 
         config, device = self.settings.config, self.settings.device
+        import_plugins(config.run.plugins)
         section = config.learner
         use_reentrant = section.zero_stage == 3
         wrap = {
@@ -141,11 +144,11 @@ class Rank(TransferLane):
         )
         policy = Policy(self._model, **wrap)
         self._engine = ZeroEngine(policy, section, device)
-        reference = None
-        if section.kl.coefficient > 0:
-            base = load_policy_model(config.model, weights_dtype(section))
-            reference = FrozenModule(Policy(base, **wrap), section, device)
-        self._updater = Updater(policy, self._engine, reference, section, self._report)
+        base = None
+        if needs_base_model(section.kl):
+            base_model = load_policy_model(config.model, weights_dtype(section))
+            base = FrozenModule(Policy(base_model, **wrap), section, device)
+        self._updater = Updater(policy, self._engine, base, section, self._report)
 
     def update(self, orders: UpdateOrders) -> tuple[UpdateSums, float]:
         """Fetch this rank's groups and take one optimizer step on them. A collective; see `step`."""
@@ -187,14 +190,15 @@ class Rank(TransferLane):
         import torch
         import torch.distributed as dist
 
-        from learner.checkpoint import hash_share, staging_directory
+        from learner.checkpoint import hash_share, staging_directory, writing
 
         staged = staging_directory(Path(path))
         state = {"client_state": client_state, "num_updates": self._num_updates}
-        self._engine.save(staged, state)
-        torch.save(torch.get_rng_state(), staged / f"rng_{self.settings.rank}.pt")
-        dist.barrier()
-        hashes = hash_share(staged, self.settings.rank, self.settings.world_size)
+        with writing(staged):
+            self._engine.save(staged, state)
+            torch.save(torch.get_rng_state(), staged / f"rng_{self.settings.rank}.pt")
+            dist.barrier()
+            hashes = hash_share(staged, self.settings.rank, self.settings.world_size)
         self._report("saved")
         return hashes
 

@@ -88,7 +88,8 @@ class RankCalls:
                 doing = ", ".join(f"rank {i}: {p.phase if p else 'no answer'}" for i, p in enumerate(self.progress()))
                 self.kill()
                 raise LearnerError(
-                    f"{' and '.join(late)} did not finish {phase} within {seconds:.0f} s without progress ({doing})"
+                    f"{' and '.join(late)} did not finish {phase}: no progress for {seconds:.0f} s ({doing}); "
+                    "a setting of `deadlines` says how long to wait"
                 )
         return [ray.get(ref, timeout=PROBE_SECONDS) for ref in refs]
 

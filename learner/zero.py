@@ -27,6 +27,10 @@ MAX_COALESCED_BYTES = 1 << 28
 """Gradients up to this size are kept whole and reduced once per update under ZeRO-2 too; larger ones are
 reduced and partitioned after every micro-batch, which is what ZeRO-2 saves memory by."""
 
+NOT_STEPPED = (
+    "the optimizer was not stepped; if it happens again after a resume, lower learner.learning_rate in a new run"
+)
+
 CHECKPOINT_TAG = "zero"
 
 
@@ -175,7 +179,7 @@ class ZeroEngine:
             norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._engine.module.parameters()]))
             if not torch.isfinite(torch.tensor(norm)):
                 self._engine.zero_grad()
-                raise NonFiniteLoss(f"the gradient's norm is {norm}; the optimizer was not stepped")
+                raise NonFiniteLoss(f"the gradient's norm is {norm}; {NOT_STEPPED}")
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.set_gradient_accumulation_boundary(True)
@@ -183,7 +187,7 @@ class ZeroEngine:
         if self.section.zero_stage == 0:
             return norm
         if self._engine.optimizer.overflow:
-            raise NonFiniteLoss("the gradient is not finite; the optimizer was not stepped")
+            raise NonFiniteLoss(f"the gradient is not finite; {NOT_STEPPED}")
         return float(self._engine.get_global_grad_norm())
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from data.prompts import PromptOrder
+from learner.orders import needs_base_model
 from orchestration.buffer import Buffer, Slot
 from orchestration.checkpoint import LoopState, save_checkpoint
 from orchestration.evaluation import Evaluator
@@ -33,6 +34,9 @@ from orchestration.weight_sync import SyncStats, WeightSync
 from quorum.errors import StageError, StorageError
 from quorum.types import EndState, GroupKey, Resolution, Role, ScoreReceipt, Tally, TrainingBatch, UpdateStats
 from voting.rules import resolve
+
+EVAL_SHOWN = ("average_accuracy", "majority_accuracy", "abstain_share", "completion_tokens_mean")
+"""What the line about an evaluation says of it."""
 
 
 class PhaseClock:
@@ -95,6 +99,8 @@ class TrainingLoop:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.run_dir.path, self.run_dir.info.incarnation)
         self.buffer = Buffer(self.config.rollout.prompts_per_step, next_group_id=self.state.next_group_id)
+        self.is_whole = True
+        """Whether weights and `state` are of the same step: False from the update until the step is in the ledger."""
         self._closing: list[Any] = []
         self._next_audited = self.state.step
 
@@ -133,11 +139,13 @@ class TrainingLoop:
             slots = self._rollout(step)
         with clock.phase("vote"):
             vote = self._vote(slots)
+        self.is_whole = False
         with clock.phase("learn"):
             stats = self._learn(step, vote)
         with clock.phase("sync"):
             synced = self.sync.publish(self.sync.version + 1) if stats.num_updates else None
         self._end_step(step, slots, vote, stats)
+        self.is_whole = True
         return self._log_metrics(step, slots, vote, stats, synced, clock)
 
     def _rollout(self, step: int) -> list[Slot]:
@@ -226,10 +234,10 @@ class TrainingLoop:
         times = clock.metrics()
         values = vote_metrics(vote.tallies, vote.resolutions, vote.receipts)
         values |= _rollout_metrics(slots, times["time/rollout_seconds"])
-        values |= _learn_metrics(stats) | times
+        values |= _learn_metrics(stats, needs_base_model(self.config.learner.kl)) | times
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
-            values["sync/checked_tensors"] = float(synced.num_checked_tensors)
+            values["sync/num_checked_tensors"] = float(synced.num_checked_tensors)
         self._write(step, values)
         self.display.step(step, values | self._audited())
         return values
@@ -260,8 +268,8 @@ class TrainingLoop:
         )
         if self.audit is None:
             return
-        values = self.audit.wait_for(step, Role.EVAL, self.config.deadlines.vote_seconds) or {}
-        self._write(step, values)
+        values = self.audit.wait_for(step, Role.EVAL, self.config.deadlines.vote_seconds)
+        self._write(step, values or {})
         if self.audit.failure:
             self.display.event(self.audit.failure)
         self.display.event(_eval_line(step, values))
@@ -311,13 +319,13 @@ def _rollout_metrics(slots: list[Slot], seconds: float) -> dict[str, float]:
     }
 
 
-def _learn_metrics(stats: UpdateStats) -> dict[str, float]:
+def _learn_metrics(stats: UpdateStats, has_kl: bool) -> dict[str, float]:
     if not stats.num_updates:
         return {"learn/num_updates": 0.0, "learn/num_tokens": 0.0}
     return {
         "learn/loss": stats.loss,
         "learn/grad_norm": stats.grad_norm,
-        "learn/kl_mean": stats.kl,
+        **({"learn/kl_mean": stats.kl} if has_kl else {}),
         "learn/entropy_mean": stats.entropy,
         "learn/num_updates": float(stats.num_updates),
         "learn/num_tokens": float(stats.num_tokens),
@@ -326,6 +334,12 @@ def _learn_metrics(stats: UpdateStats) -> dict[str, float]:
     }
 
 
-def _eval_line(step: int, values: Mapping[str, float]) -> str:
-    shown = ", ".join(f"{name.removeprefix('eval/')} {value:.3f}" for name, value in sorted(values.items())[:4])
-    return f"evaluation after {step} steps: {shown or 'drawn; no reference answers to score it'}"
+def _eval_line(step: int, values: Mapping[str, float] | None) -> str:
+    if values is None:
+        shown = "drawn; its scores were not there within deadlines.vote_seconds and will be in audit/eval.jsonl"
+    elif not values:
+        shown = "drawn; the data has no reference answers to score it"
+    else:
+        named = {name.removeprefix("eval/"): value for name, value in values.items()}
+        shown = ", ".join(f"{name} {named[name]:.3f}" for name in EVAL_SHOWN if name in named)
+    return f"evaluation after {step} steps: {shown}"

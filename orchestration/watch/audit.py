@@ -71,6 +71,11 @@ class AuditProcess:
         return self._process.pid
 
     @property
+    def command(self) -> str:
+        """What a user calls to have the closed files scored."""
+        return f"`python -m orchestration.watch.audit {self._run_dir}`"
+
+    @property
     def failure(self) -> str | None:
         """Why the audit ended too early, in one line; None while it runs or when it ended well."""
         code = self._process.poll()

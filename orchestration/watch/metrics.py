@@ -57,17 +57,17 @@ vote/num_revealed_labels | count | Groups whose label was revealed, not elected
 learn/loss | value | Policy loss, token mean
 learn/grad_norm | value | Norm of the gradient before clipping
 learn/entropy_mean | nats | Mean token entropy of the policy
-learn/kl_mean | nats | Mean token KL to the base model; 0 where no reference model is loaded
+learn/kl_mean | nats | Mean token KL to the base model; not there unless learner.kl asks for it
 learn/num_tokens | tokens | Completion tokens trained on
 learn/num_updates | count | Optimizer calls of the step; 0 when the batch was empty
-learn/micro_batches | count | Forward and backward passes per rank
+learn/num_micro_batches | count | Forward and backward passes per rank
 learn/padding_share | share | Computed tokens that are padding
 learn/learning_rate | value | Learning rate of the step's last update
 learn/tokens_per_second | tokens/s | Trained completion tokens per second of learning
 sync/logprob_gap_mean | nats | Mean |sampler - learner| log-probability of trained tokens, before the update
 sync/seconds | seconds | Publishing a version until every sampler holds it
 sync/bytes | bytes | Bytes sent to each sampler
-sync/checked_tensors | count | Tensors whose checksum was compared
+sync/num_checked_tensors | count | Tensors whose checksum was compared
 time/step_seconds | seconds | The whole step; the five parts sum to it
 time/rollout_seconds | seconds | Generating, with the tallies that run meanwhile
 time/vote_seconds | seconds | Resolving the vote and rewarding

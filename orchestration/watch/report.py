@@ -179,7 +179,7 @@ def _evaluation_table(view: RunView) -> str:
 
 
 def _samples(view: RunView) -> str:
-    return "".join(_sample(sample) for sample in view.samples(view.config.report.sample_groups))
+    return "".join(_sample(sample) for sample in view.samples(view.config.report.num_sample_prompts))
 
 
 def _sample(sample: SamplePrompt) -> str:

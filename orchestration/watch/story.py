@@ -172,7 +172,7 @@ def story(run_dir: str | Path) -> str:
     view = RunView(run_dir)
     lines = ["", "What happened", ""]
     lines += textwrap.wrap(" ".join(sentences(view)), 100, initial_indent="  ", subsequent_indent="  ")
-    samples = view.samples(view.config.report.sample_groups)
+    samples = view.samples(view.config.report.num_sample_prompts)
     if samples:
         lines += ["", "The same prompts before and after, from the largest gain to the largest loss"]
     for sample in samples:

@@ -106,6 +106,38 @@ def test_a_fresh_learner_continues_a_saved_one_bit_for_bit(model, tmp_path, zero
     assert torch.equal(unbroken, again)
 
 
+def test_a_hand_computed_rloo_case_gives_the_expected_gradient(model, tmp_path):
+    """Rewards 1, 0, 0 give advantages 1, -1/2, -1/2; the loss is -sum(A * logp) / tokens, over 2 + 1 + 3 tokens.
+
+    The gradient is computed here by transformers and autograd alone. Adam's first step divides it by its own size,
+    so every weight moves by the learning rate against its sign.
+    """
+    from transformers import AutoModelForCausalLM
+
+    prompt, completions, advantages = [3, 4, 5], [[7, 8], [9], [10, 11, 12]], [1.0, -0.5, -0.5]
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    loss = torch.zeros(())
+    for completion, advantage in zip(completions, advantages, strict=True):
+        logits = policy(torch.tensor([prompt + completion])).logits[0]
+        for position, token in enumerate(completion, start=len(prompt) - 1):
+            loss = loss - advantage * torch.log_softmax(logits[position], -1)[token] / 6
+    loss.backward()
+    gradients = {name: p.grad for name, p in policy.named_parameters()}
+    expected = torch.cat([gradients[name].reshape(-1) for name in sorted(gradients)])
+
+    batch = make_batch([make_scored(make_group(completions), [1, 0, 0])])
+    config = make_config(model, num_ranks=2, zero_stage=2, max_grad_norm=1e9, weight_decay=0.0, learning_rate=1e-3)
+    with Ranks(config) as ranks:
+        before = ranks.weights(tmp_path / "before")
+        sums = ranks.step(batch)
+        moved = ranks.weights(tmp_path / "after") - before
+    assert sums.grad_norm == pytest.approx(float(expected.norm()), rel=1e-4)
+    assert sums.loss == pytest.approx(0.0, abs=1e-6)  # (2 * 1 - 1 / 2 - 3 / 2) / 6, as every ratio is 1
+    large = expected.abs() > 1e-5
+    assert large.float().mean() > 0.5
+    assert torch.allclose(moved[large], -1e-3 * expected[large].sign(), atol=2e-5)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_with_learning_rate_zero_nothing_drifts(model, tmp_path, precision):
     with Ranks(make_config(model, num_ranks=1, learning_rate=0.0, precision=precision)) as ranks:
@@ -134,6 +166,19 @@ def test_packing_and_dummies_do_not_change_the_step(model, tmp_path):
             results.append([(s.loss, s.grad_norm, s.entropy, s.gap) for s in sums])
     for other in results[1:]:
         assert np.asarray(other) == pytest.approx(np.asarray(results[0]), rel=1e-5)
+
+
+def test_kl_that_is_only_measured_equals_the_penalised_one_and_changes_no_bit(model, tmp_path):
+    """At stage 3, where the base model's pass is a collective too."""
+    batch, results = make_batch(make_groups()), []
+    for kl in ({}, {"measure": True}, {"coefficient": 1e-12}):
+        with Ranks(make_config(model, zero_stage=3, learning_rate=1e-2, kl=kl)) as ranks:
+            sums = [ranks.step(batch) for _ in range(2)]
+            results.append((sums[1].kl, ranks.weights(tmp_path / f"model-{len(results)}")))
+    (unmeasured, plain), (measured, watched), (penalised, _) = results
+    assert unmeasured == 0.0 and measured > 1e-3
+    assert measured == pytest.approx(penalised, rel=1e-5)
+    assert torch.equal(plain, watched)
 
 
 def test_kl_to_the_base_is_zero_at_first_grows_and_lowers_the_reward(model):
@@ -176,7 +221,7 @@ def receive(init, manifest, into):
     """A receiver in plain torch, as the wire format describes it."""
     from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
 
-    from learner.weights import bucket_bytes, checksum, split_bucket
+    from quorum.wire import bucket_bytes, checksum, layout
 
     timeout = timedelta(seconds=init.timeout_seconds)
     store = TCPStore(init.host, init.port, init.world_size, is_master=False, timeout=timeout)
@@ -188,8 +233,8 @@ def receive(init, manifest, into):
     for bucket in manifest.buckets:
         flat = torch.empty(bucket_bytes(bucket), dtype=torch.uint8)
         group.broadcast(flat, 0).wait(timeout)
-        for meta, data in split_bucket(bucket, flat):
-            into[meta.name] = checksum(data)
+        for meta, place in layout(bucket):
+            into[meta.name] = checksum(memoryview(flat[place].numpy()))
 
 
 def send_to_two(ray, group, version, epoch):
@@ -252,11 +297,12 @@ def check_export(directory, checksums):
     """transformers loads it, with the bytes that were published."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from learner.weights import checksum, raw_bytes
+    from learner.weights import raw_bytes
+    from quorum.wire import checksum
 
     exported = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
     assert exported.dtype == torch.float32
-    assert {n: checksum(raw_bytes(p.detach())) for n, p in exported.named_parameters()} == checksums
+    assert {n: checksum(memoryview(raw_bytes(p.detach()).numpy())) for n, p in exported.named_parameters()} == checksums
     assert AutoTokenizer.from_pretrained(directory).eos_token == "1"
 
 
