@@ -16,7 +16,11 @@ from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from quorum.errors import WeightSyncError
 from quorum.types import TransferInit, WeightManifest, WeightReceipt, WeightUpdate
+from quorum.wire import bucket_bytes
 from rollout.pool import SamplerPool
+
+GRACE_SECONDS = 3.0
+"""How long the others are heard after one failed."""
 
 
 def resolve_backend(config: RunConfig, device: str) -> str:
@@ -97,8 +101,9 @@ class WeightSync:
         if not is_shared:
             for rank, ref in enumerate(self._learner.send(version, self._epoch, timeout)):
                 refs[f"learner rank {rank}"] = ref
+        # Each bucket has `timeout` to arrive, and who is late says so itself; this is only the end of all patience.
+        results = self._collect(refs, f"take version {version}", timeout * max(1, len(manifest.buckets)))
         sent = self._learner.checksums(version) if verify else None
-        results = self._collect(refs, f"take version {version}", timeout)
         if is_shared:
             self._learner.clear_ipc()
         receipts = [result for result in results.values() if isinstance(result, WeightReceipt)]
@@ -113,7 +118,7 @@ class WeightSync:
         return SyncStats(
             version=version,
             seconds=time.monotonic() - started,
-            num_bytes=sum(_num_bytes(meta) for meta in manifest.tensors),
+            num_bytes=bucket_bytes(manifest.tensors),
             num_checked_tensors=len(receipts) * len(manifest.tensors) if verify else 0,
             phase_seconds=phases,
         )
@@ -136,9 +141,30 @@ class WeightSync:
             name = next(name for name, ref in pending.items() if ref == done[0])
             try:
                 results[name] = ray.get(pending.pop(name), timeout=timeout)
+            except ray.exceptions.RayActorError as exc:
+                raise WeightSyncError(f"{name} died before it could {what}: {_cause(exc)}") from exc
             except ray.exceptions.RayError as exc:
+                _look_for_the_dead(pending, what)
                 raise WeightSyncError(f"{name} failed to {what}: {_cause(exc)}") from exc
         return results
+
+
+def _look_for_the_dead(pending: Mapping[str, Any], what: str) -> None:
+    """Raise naming a party whose death explains another's error; Ray tells of it some moments later."""
+    import ray
+
+    refs = list(pending.values())
+    if refs:
+        ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS)
+    for name, ref in pending.items():
+        if not ray.wait([ref], timeout=0)[0]:
+            continue
+        try:
+            ray.get(ref, timeout=GRACE_SECONDS)
+        except ray.exceptions.RayActorError as exc:
+            raise WeightSyncError(f"{name} died before it could {what}: {_cause(exc)}") from exc
+        except ray.exceptions.RayError:
+            continue  # another consequence
 
 
 def _check_receipt(receipt: WeightReceipt, manifest: WeightManifest, sent: Mapping[str, str] | None) -> None:
@@ -154,16 +180,6 @@ def _check_receipt(receipt: WeightReceipt, manifest: WeightManifest, sent: Mappi
             f"sampler {receipt.sampler_id} received other bytes than the learner sent for {len(different)} of "
             f"{len(manifest.tensors)} tensors, first {different[0]}"
         )
-
-
-_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-def _num_bytes(meta: Any) -> int:
-    size = _BYTES[meta.dtype]
-    for extent in meta.shape:
-        size *= extent
-    return size
 
 
 def _cause(exc: BaseException) -> str:
