@@ -1,4 +1,4 @@
-"""Make the demo's base model: about 1 M parameters that add five numbers well, but unreliably.
+"""Make the demo's base model: 0.75 M parameters that add five numbers well, but unreliably.
 
     python -m data.prepare.demo OUT_DIR [--seed 0]
 
@@ -47,6 +47,8 @@ ERRORS = (-10, -2, -1, 1, 2, 10)
 NUM_TERMS = TASK_OPTIONS["max_terms"]
 MAX_TERM = 10 ** TASK_OPTIONS["max_digits"]
 """Largest number in a prompt: reasoning-gym draws one-digit terms from [0, 10]."""
+SKEWED_SHARE = 0.5
+"""Part of the traces whose terms are drawn as the larger, or as the smaller, of two."""
 IGNORE = -100
 WARMUP_STEPS = 100
 
@@ -66,7 +68,7 @@ class Stage:
 
 STAGES = (
     Stage(num_steps=1500, learning_rate=2e-3, noise=0.1, clean_share=0.5),
-    Stage(num_steps=400, learning_rate=1e-3, noise=0.07),
+    Stage(num_steps=400, learning_rate=1e-3, noise=0.085),
 )
 
 
@@ -95,7 +97,7 @@ def build_tokenizer() -> Any:
 
 
 def build_model(vocab_size: int, pad_id: int, eos_id: int) -> Any:
-    """A Llama of about 1 M parameters with tied embeddings, freshly initialised.
+    """A Llama of 0.75 M parameters with tied embeddings, freshly initialised.
 
     Not a Qwen2: for that name transformers 5 loads Qwen's own tokenizer in place of the one saved beside it.
     """
@@ -140,9 +142,20 @@ def noisy_trace(terms: Sequence[int], rng: random.Random, noise: float) -> str:
 
 
 def sample_terms(rng: random.Random, held_out: frozenset[str]) -> list[int]:
-    """Numbers whose prompt is not held out."""
+    """Numbers whose prompt is not held out; large and small totals more often than chance would have them.
+
+    Totals near 0 and above 40 are rare among uniform terms. A model that hardly knows them answers them at random,
+    and self-training then settles on one wrong answer for all of them.
+    """
     while True:
-        terms = [rng.randint(0, MAX_TERM) for _ in range(NUM_TERMS)]
+        skew = rng.random()
+        if skew < SKEWED_SHARE / 2:
+            draws = 2, max
+        elif skew < SKEWED_SHARE:
+            draws = 2, min
+        else:
+            draws = 1, max
+        terms = [draws[1](rng.randint(0, MAX_TERM) for _ in range(draws[0])) for _ in range(NUM_TERMS)]
         if render_prompt(terms) not in held_out:
             return terms
 
