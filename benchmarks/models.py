@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = 64
-MEAN_TOKENS = 77
-"""Wanted mean completion length of the benchmark model, cut at 192."""
+CHARACTERS = "0123456789+=-*;? ()abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FIRST_CHARACTER = 3
+"""Token of the first of CHARACTERS, after the special ones."""
+END_PROBABILITY = 0.0125
+"""Mean probability of the end of text: gives completions of about 77 tokens when cut at 192. With the same probability
+at every token 0.0115 would: (1 - (1 - p)^192) / p = 77."""
+NUM_CORRECTIONS = 6
 
 
 def make_random_model(directory: Path, *, hidden: int = 256, layers: int = 4, seed: int = 0) -> Path:
     """Save a random Qwen2-shaped model (3.2 M parameters by default) with a character tokenizer.
 
-    Its end-of-text token is the one whose probability makes completions about MEAN_TOKENS long: a random
-    model prefers some tokens by itself, so nothing has to be trained.
+    Nothing is trained: the likeliest lengths follow from the probability of its end-of-text token, see END_PROBABILITY.
     """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -35,36 +40,48 @@ def make_random_model(directory: Path, *, hidden: int = 256, layers: int = 4, se
         pad_token_id=0,
     )
     model = Qwen2ForCausalLM(config)
-    model.config.eos_token_id = _end_token(model)
+    model.config.eos_token_id = _set_end_token(model)
     model.generation_config.eos_token_id = model.config.eos_token_id
     model.to(torch.bfloat16).save_pretrained(directory)
     _save_tokenizer(directory, model.config.eos_token_id)
     return directory
 
 
-def _end_token(model: object) -> int:
-    """The token sampled with a probability nearest to 1 / (mean length without the cut)."""
+def _set_end_token(model: Any) -> int:
+    """Choose an end-of-text token and make it as likely as the wanted mean length needs. Returns the token.
+
+    Its embedding, which is its output weight too, is moved along the mean hidden state until its mean probability
+    over sampled text is END_PROBABILITY.
+    """
     import torch
 
-    ids = torch.randint(3, VOCABULARY, (64, 8))
+    rng = random.Random(0)
+    prompts = [sum_prompt(rng) for _ in range(64)]
+    ids = torch.tensor([[FIRST_CHARACTER + CHARACTERS.index(c) for c in prompt] for prompt in prompts])
+    start = ids.shape[1]
     with torch.no_grad():
         for _ in range(96):
-            logits = model(input_ids=ids).logits[:, -1].float()  # type: ignore[operator]
+            logits = model(input_ids=ids).logits[:, -1].float()
             ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
-        shares = model(input_ids=ids).logits.float().softmax(-1)[:, 8:].mean((0, 1))  # type: ignore[operator]
-    wanted = 0.0115  # (1 - (1 - p)^192) / p = 77
-    shares[:3] = 1.0
-    return int((shares - wanted).abs().argmin())
+        hidden = model.model(input_ids=ids).last_hidden_state[:, start:].flatten(0, 1)
+        mean = hidden.mean(0)
+        rows = model.lm_head.weight
+        shares = (hidden @ rows.T).softmax(-1).mean(0)
+        shares[: ids[:, :start].max() + 1] = 1.0  # what prompts are made of cannot end a text
+        token = int((shares - END_PROBABILITY).abs().argmin())
+        for _ in range(NUM_CORRECTIONS):
+            share = (hidden @ rows.T).softmax(-1).mean(0)[token]
+            rows[token] += torch.log(END_PROBABILITY / share) * mean / (mean @ mean)
+    return token
 
 
 def _save_tokenizer(directory: Path, eos: int) -> None:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    characters = "0123456789+-*=;? ()abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
     vocabulary = {"<pad>": 0, "<unused>": 1, "<bos>": 2}
-    for token in range(3, VOCABULARY):
-        vocabulary["<eos>" if token == eos else characters[token - 3]] = token
+    for token in range(FIRST_CHARACTER, VOCABULARY):
+        vocabulary["<eos>" if token == eos else CHARACTERS[token - FIRST_CHARACTER]] = token
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -72,11 +89,15 @@ def _save_tokenizer(directory: Path, eos: int) -> None:
     fast.save_pretrained(directory)
 
 
+def sum_prompt(rng: random.Random) -> str:
+    """Four numbers of two digits to add: always 12 characters."""
+    return "+".join(str(rng.randint(10, 99)) for _ in range(4)) + "="
+
+
 def write_prompts(path: Path, *, num_prompts: int, seed: int = 0) -> Path:
     """Sums as prompts in JSONL, without answers."""
     rng = random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(num_prompts):
-            prompt = "+".join(str(rng.randint(10, 99)) for _ in range(4)) + "="
-            file.write(json.dumps({"prompt": prompt}) + "\n")
+            file.write(json.dumps({"prompt": sum_prompt(rng)}) + "\n")
     return path

@@ -1,7 +1,8 @@
 """`quorum bench pipeline`: one whole step against bare vLLM plus a bare training loop, alternating in one run.
 
-Both sides draw the same groups (same model, prompts and seeds) and train on as many tokens. Reported are
-medians of the paired ratios: rollout, learn and the whole step over bare, and the share of everything else.
+Both sides have the same model, prompts and seeds, and train on the tokens they drew; the bare engine keeps its first
+weights, so token counts drift apart by some tenths of a percent. Reported are medians of the paired ratios: rollout,
+learn and the whole step over bare, and the share of everything else.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import make_random_model, write_prompts
-from benchmarks.result import result_line
 from configs.schema import RunConfig
 from data.prompts import PromptOrder
+from orchestration.cli.result import result_line
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import preflight
+from orchestration.registries import load_run_config
 from orchestration.rollout_phase import train_key
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
-from orchestration.training import open_loop, prepare
+from orchestration.training import open_loop
 from orchestration.watch.display import Display
 from quorum.errors import StageError
 from quorum.types import group_seed
@@ -62,8 +64,9 @@ class BareProcess:
             "HF_HUB_OFFLINE": "1",
         }
         command = [sys.executable, "-m", "benchmarks.bare"]
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=env
         )
         order = {"do": "start", "model": str(model), "precision": config.learner.precision}
         self.ask(order | {"max_model_len": config.max_model_len}, BARE_START_SECONDS)
@@ -75,10 +78,17 @@ class BareProcess:
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], timeout)
         line = self._process.stdout.readline() if ready else ""
+        if ready and not line:
+            raise StageError(f"the bare side ended while it was to '{order['do']}': {self._last_words()}")
         if not line:
             raise StageError(f"the bare side did not answer '{order['do']}' within {timeout:.0f} s")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return lines[-1] if lines else "it said nothing"
 
     def stop(self) -> None:
         self._process.kill()
@@ -91,7 +101,9 @@ def run_pipeline(repeats: int, seed: int, keep: Path | None) -> str:
         root = keep or Path(scratch)
         model = make_random_model(root / "model")
         prompts = write_prompts(root / "prompts.jsonl", num_prompts=PROMPTS * (repeats + 2), seed=seed)
-        config = prepare("bench", [f"run.dir={root / 'run'}", f"model.path={model}", f"data.train.0.path={prompts}"])
+        config = load_run_config(
+            "bench", [f"run.dir={root / 'run'}", f"model.path={model}", f"data.train.0.path={prompts}"]
+        )
         config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
         pairs = _measure(config, model, repeats)
     return result_line("pipeline", _figures(pairs), seed=seed, repeats=repeats)
