@@ -44,11 +44,12 @@ class Verdict:
         return "tokens and logprobs reproducible" if self.is_reproducible else "ledger exact, tokens not"
 
 
-def check(model: str, *, say: Callable[[str], None] | None = None) -> Verdict:
+def check(model: str, *, dtype: str = "bfloat16", say: Callable[[str], None] | None = None) -> Verdict:
     """Start one sampler of `model` on this machine and run the same requests alone, in small and in large batches.
 
     Args:
         model: directory or hub name of a Hugging Face causal model.
+        dtype: precision of the sampler, as rollout.dtype.
         say: called with a line of progress before each pass.
 
     Raises:
@@ -56,7 +57,7 @@ def check(model: str, *, say: Callable[[str], None] | None = None) -> Verdict:
         ResourceError: the engine does not come up.
         RolloutError: the engine failed while it generated.
     """
-    return asyncio.run(_check(model, say or (lambda line: None)))
+    return asyncio.run(_check(model, dtype, say or (lambda line: None)))
 
 
 def make_requests(vocabulary_size: int, longest_prompt: int, max_completion_tokens: int) -> list[GroupRequest]:
@@ -117,10 +118,10 @@ def _differences(
     return tokens, bits
 
 
-async def _check(model: str, say: Callable[[str], None]) -> Verdict:
+async def _check(model: str, dtype: str, say: Callable[[str], None]) -> Verdict:
     from rollout.sampler import Sampler
 
-    settings, requests = _plan(model)
+    settings, requests = _plan(model, dtype)
     sampler = Sampler(settings)
     try:
         say(f"starting one sampler of {model}")
@@ -142,7 +143,7 @@ async def _in_batches(sampler: Sampler, requests: Sequence[GroupRequest], size: 
     return groups
 
 
-def _plan(model: str) -> tuple[SamplerSettings, list[GroupRequest]]:
+def _plan(model: str, dtype: str) -> tuple[SamplerSettings, list[GroupRequest]]:
     """Sampler settings for this machine and requests that fit the model's context and vocabulary."""
     import os
 
@@ -162,6 +163,7 @@ def _plan(model: str) -> tuple[SamplerSettings, list[GroupRequest]]:
     settings = SamplerSettings(
         sampler_id="determinism",
         model=model,
+        dtype=dtype,  # type: ignore[arg-type]
         max_model_len=context,
         device="cuda" if on_gpu else "cpu",
         num_threads=len(os.sched_getaffinity(0)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from orchestration.rollout_phase import RolloutPhase
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
-from orchestration.training import start_log, stopping
+from orchestration.training import dropped_notes, start_log, stopping
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from quorum.errors import DataError, StageError
@@ -30,6 +31,7 @@ class EvaluationResult:
 
     path: Path
     """Directory with the groups (Parquet) and `audit/eval.jsonl`."""
+    seed: int
     scores: dict[float, dict[str, Any]] = field(default_factory=dict)
     """By temperature: the row that the audit wrote, see docs/formats.md."""
 
@@ -53,7 +55,8 @@ def evaluate(
         temperatures: 0 is greedy (one completion is drawn).
         num_completions: n of avg@n and maj@n.
         out: directory to make for groups and scores.
-        preset: preset or YAML file to start from: extractor, equivalence, samplers, limits.
+        preset: preset or YAML file to start from: prompt suffix, limits, extractor, equivalence, samplers. A run's own
+            config.yaml measures its model as it was trained.
         overrides: `section.field=value` on top.
         live: show the live display; None decides by the terminal.
 
@@ -61,28 +64,30 @@ def evaluate(
         ConfigError, DataError, ResourceError: before anything starts; DataError also when no row has a reference.
         StageError: a stage failed.
     """
-    words = [f"run.dir={out}", f"model.path={model}", f"evaluation.data.0.path={data}", f"data.train.0.path={data}"]
+    source = f"[{{path: {json.dumps(data)}}}]"
+    words = [f"run.dir={out}", f"model.path={model}", f"evaluation.data={source}", f"data.train={source}"]
     config = load_config(preset, [*words, *overrides], registries=registries())
-    result = EvaluationResult(config.run_path.absolute())
+    result = EvaluationResult(config.run_path.absolute(), config.run.seed)
     with StopSignals() as signals, ExitStack() as cleanup:
         checked = preflight(config, new_run=True, with_learner=False)
         run_dir = RunDir.create(config)
-        cleanup.callback(run_dir.close)
+        cleanup.enter_context(run_dir.recording_end())
         display = cleanup.enter_context(Display(config, run_dir.path, live=live))
+        for note in dropped_notes(checked):
+            display.event(note)
         display.phase("start", "samplers and voters")
         stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=False, initial_version=0)
         cleanup.enter_context(stopping(stack, signals))
         audit = AuditProcess.start(run_dir.path)
         cleanup.callback(audit.stop, config.deadlines.stop_seconds)
         log = start_log(run_dir.path, 0)
-        rollout = RolloutPhase(config, stack, log, signals.check)
+        rollout = RolloutPhase(config, stack, log, signals.check, display.event)
         assert checked.evaluation is not None
         for index, temperature in enumerate(temperatures):
             at = _at(config, temperature, num_completions)
             display.phase("evaluate", f"temperature {temperature:g}")
             Evaluator(at, rollout, log, checked.evaluation.prompts, branch=0).run(index, version=0)
             result.scores[temperature] = _scored(audit, index, config.deadlines.vote_seconds, data)
-        run_dir.set_state("done")
     return result
 
 
@@ -95,8 +100,8 @@ def _at(config: RunConfig, temperature: float, num_completions: int) -> RunConfi
 def _scored(audit: AuditProcess, step: int, timeout: float, data: str) -> dict[str, Any]:
     row = audit.wait_for_row(step, Role.EVAL, timeout)
     if row is None:
-        why = audit.failure or f"the scores were not there within {timeout:.0f} s"
-        raise StageError(f"evaluation of {data}: {why}; the groups are kept")
+        why = audit.failure or f"the scores were not there within {timeout:.0f} s (deadlines.vote_seconds)"
+        raise StageError(f"evaluation of {data}: {why}; the groups are kept, and scored by {audit.command}")
     if "sources" not in row:
         raise DataError(f"no row of {data} has a reference answer: name its column (evaluation.data.0.columns.answer)")
     return row

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quorum.errors import ConfigError
+
 if TYPE_CHECKING:
     from orchestration.machine import Check
 
 _MARKS = {"ok": "ok", "warn": "WARN", "missing": "MISSING"}
 RESOURCE_EXIT, STAGE_EXIT = 4, 5
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 def doctor(
@@ -30,6 +33,9 @@ def doctor(
             "alone, in small and in large batches, bit by bit.",
         ),
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="With --determinism: precision of the sampler, as rollout.dtype.")
+    ] = "bfloat16",
 ) -> None:
     """Say what this machine can run, what is missing and how to get it. Exit code 0, or 4 when something is missing.
 
@@ -37,7 +43,7 @@ def doctor(
     runs of that model are then resumed from their record, but not repeated token for token.
     """
     if determinism is not None:
-        _report_determinism(determinism)
+        _report_determinism(determinism, dtype)
         return
     from orchestration.machine import check_machine
 
@@ -61,10 +67,12 @@ def report(checks: Iterable[Check]) -> bool:
     return missing == 0
 
 
-def _report_determinism(model: str) -> None:
+def _report_determinism(model: str, dtype: str) -> None:
     from orchestration.determinism import check
 
-    verdict = check(model, say=lambda line: print(line, flush=True))
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: want one of {', '.join(DTYPES)}")
+    verdict = check(model, dtype=dtype, say=lambda line: print(line, flush=True))
     for line in verdict.details:
         print(line)
     print(verdict.text)

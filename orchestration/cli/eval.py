@@ -23,7 +23,13 @@ def evaluate(
     temperature: Annotated[
         list[float] | None, typer.Option(help="Sampling temperature; repeat for several, 0 is greedy.  [default: 1.0]")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Preset or YAML file to take voting and sampler settings from.")] = "eval",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Preset or YAML file to take prompt suffix, limits, voting and sampler settings from, "
+            "e.g. runs/my-run/config.yaml."
+        ),
+    ] = "eval",
     out: Annotated[
         Path | None, typer.Option(help="Directory for groups and scores.  [default: runs/eval-TIME]")
     ] = None,
@@ -36,7 +42,7 @@ def evaluate(
     temperatures = temperature or [1.0]
     if any(value < 0 for value in temperatures):
         raise ConfigError(f"--temperature {min(temperatures):g}: want 0 (greedy) or more")
-    from benchmarks.result import result_line
+    from orchestration.cli.result import result_line
     from orchestration.evaluate_model import evaluate as run_evaluation
     from orchestration.watch.evaluate import score_table
 
@@ -55,4 +61,4 @@ def evaluate(
         print(score_table(row))
     print(f"groups and scores: {result.path}")
     figures = {f"temperature_{value:g}": row for value, row in result.scores.items()}
-    print(result_line("eval", figures, seed=0, repeats=1))
+    print(result_line("eval", figures, seed=result.seed, repeats=1))

@@ -37,7 +37,7 @@ Examples:
 \b
 Exit codes:
   0 ok   2 configuration   3 data   4 resources   1 unforeseen
-  5 a stage failed (checkpoint kept)   6 stopped by the guard
+  5 a stage failed (finished groups and the last checkpoint are kept)
   130 Ctrl-C, 143 SIGTERM (checkpoint saved)
 """
 
@@ -99,7 +99,8 @@ def _end(error: BaseException) -> NoReturn:
         _say("interrupted")
         code = 130
     elif isinstance(error, QuorumError):
-        _say(f"error: {error}" if not isinstance(error, ConfigError) else f"error: configuration: {error}")
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        _say(f"error: {'configuration: ' if isinstance(error, ConfigError) else ''}{error}{notes}")
         code = error.exit_code
     else:
         _say(f"error: {_unforeseen(error)}")
@@ -145,7 +146,7 @@ def _root(
         bool, typer.Option("--traceback", help="Show the traceback of an error; works after the command too.")
     ] = False,
 ) -> None:
-    """Self-rewarded training of reasoning language models: no labels, majority votes, real RL at scale.
+    """Self-rewarded training of reasoning language models: no labels, majority votes, RL on Ray, vLLM and DeepSpeed.
 
     Samplers (vLLM) draw k completions per prompt, a vote elects a pseudo-label, agreement with it is the reward,
     ZeRO learners (DeepSpeed) update the policy, and the new weights go back to the samplers. All actors run on Ray.

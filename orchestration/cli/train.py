@@ -40,7 +40,7 @@ def train(
     if dry_run:
         _print_plan(config, words, resume)
         return
-    from benchmarks.result import result_line
+    from orchestration.cli.result import result_line
     from orchestration.training import train as run_training
     from orchestration.watch.report import story
 
@@ -52,9 +52,9 @@ def train(
 def _print_plan(config: str | None, overrides: list[str], resume: str | None) -> None:
     from configs.load import dump_config
     from orchestration.preflight import preflight
-    from orchestration.training import resolve
+    from orchestration.resume import config_of_run
 
-    resolved, path = resolve(config, overrides, resume)
+    resolved, path = config_of_run(config, overrides, resume)
     checked = preflight(resolved, new_run=path is None)
     print(dump_config(resolved))
     print("# resource plan")
