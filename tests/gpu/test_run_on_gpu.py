@@ -38,7 +38,7 @@ def train(directory: Path, *overrides: str) -> Finished:
 def check_steps(directory: Path) -> None:
     rows = [row for row in read_metrics(directory).to_pylist() if row["learn/num_updates"]]
     assert len(rows) == STEPS
-    assert all(row["sync/checked_tensors"] > 0 for row in rows)
+    assert all(row["sync/num_checked_tensors"] > 0 for row in rows)
     assert max(row["sync/logprob_gap_mean"] for row in rows) < 0.02
     assert all(row["learn/grad_norm"] > 0 for row in rows)
 

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from orchestration.group_log import read_running
 from orchestration.group_table import read_groups
 from orchestration.ledger import LedgerRow, read_ledger
 
@@ -35,11 +37,11 @@ class Finished:
         return json.loads(line.removeprefix("RESULT "))
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """`quorum ARGUMENTS` in a session of its own, so that nothing is signalled by accident."""
     command = [sys.executable, "-m", "orchestration", *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
@@ -54,10 +56,10 @@ def finish(process: subprocess.Popen[str], began: float, timeout: float = RUN_SE
     return Finished(process.returncode, output, time.monotonic() - began)
 
 
-def quorum(*arguments: str, timeout: float = RUN_SECONDS) -> Finished:
+def quorum(*arguments: str, timeout: float = RUN_SECONDS, env: Mapping[str, str] | None = None) -> Finished:
     """Run `quorum ARGUMENTS` to its end."""
     began = time.monotonic()
-    return finish(start(*arguments), began, timeout)
+    return finish(start(*arguments, env=env), began, timeout)
 
 
 def descendants(pid: int) -> list[int]:
@@ -113,6 +115,17 @@ def wait_for_ledger(run: Path, num_rows: int, limit: float) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"{run} did not end {num_rows} groups within {limit:.0f} s")
+
+
+def wait_for_running_groups(run: Path, step: int, limit: float) -> None:
+    """Until groups of `step` are durable, while the step's rollout goes on."""
+    began = time.monotonic()
+    while time.monotonic() - began < limit:
+        streams = list(run.glob(f"groups/*{step:06d}*.running.arrow"))
+        if any(read_running(path) for path in streams if "eval" not in path.name):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{run} had no finished group of step {step} within {limit:.0f} s")
 
 
 @dataclass(frozen=True)

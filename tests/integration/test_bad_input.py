@@ -162,3 +162,64 @@ def test_nothing_to_train_says_what_to_name(capsys: pytest.CaptureFixture[str]) 
 
 def test_an_unknown_preset_lists_those_there(capsys: pytest.CaptureFixture[str]) -> None:
     check(quorum(capsys, "train", "demmo"), 2, "demo")
+
+
+@pytest.mark.stack
+def test_what_the_cpu_engine_cannot_do_is_refused(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cluster.device=cpu", "rollout.engine={name: vllm, options: {enable_chunked_prefill: true}}"]
+    check(quorum(capsys, *train(tmp_path, prompts, *words)), 2, "enable_chunked_prefill", "kills vLLM's CPU engine")
+
+
+def test_a_model_that_states_no_limits_is_accepted(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = tmp_path / "free"
+    shutil.copytree("data/demo/base", free)
+    settings = json.loads((free / "config.json").read_text())
+    del settings["max_position_embeddings"], settings["num_attention_heads"]
+    (free / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit) as ended:
+        run(train(tmp_path, prompts, f"model.path={free}"))
+    assert not ended.value.code, capsys.readouterr().err
+
+
+def begun_run(tmp_path: Path, prompts: Path) -> Path:
+    """The directory of a run that has begun with `prompts`, as a driver that was killed leaves it."""
+    from orchestration.preflight import preflight
+    from orchestration.registries import load_run_config
+    from orchestration.run_dir import RunDir
+
+    words = [word for word in train(tmp_path, prompts)[3:]]
+    config = load_run_config("demo", words)
+    made = RunDir.create(config, preflight(config, new_run=True).train.content_hash())
+    made.close()
+    return made.path
+
+
+def test_resuming_with_other_prompts_is_refused(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = begun_run(tmp_path, prompts)
+    before = (begun / "run.json").read_bytes()
+    with prompts.open("a") as file:
+        file.write(json.dumps({"prompt": "9+9="}) + "\n")
+    check(quorum(capsys, "train", "--resume", str(begun)), 3, "not those that run", "data.train")
+    assert (begun / "run.json").read_bytes() == before
+
+
+def test_resuming_with_another_number_of_ranks_names_the_saved_one(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = begun_run(tmp_path, prompts)
+    learner = begun / "checkpoints" / "step-000002" / "learner"
+    learner.mkdir(parents=True)
+    (learner / "manifest.json").write_text(json.dumps({"num_ranks": 2, "zero_stage": 2, "files": {}}))
+    state = {"step": 2, "next_group_id": 128, "version": 2, "branch": 0, "num_empty_steps": 0, "num_updates": 2}
+    (learner.parent / "state.json").write_text(json.dumps(state | {"identity_hash": ""}))
+    (learner.parent.parent / "latest").write_text("step-000002\n")
+    before = (begun / "config.yaml").read_bytes()
+    words = ["train", "--resume", str(begun), "learner.num_ranks=3"]
+    check(quorum(capsys, *words), 2, "2 ranks at ZeRO stage 2", "learner.num_ranks=2")
+    assert (begun / "config.yaml").read_bytes() == before

@@ -9,13 +9,14 @@ import pytest
 
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import preflight
+from orchestration.registries import load_run_config
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
-from orchestration.training import open_loop, prepare
+from orchestration.training import open_loop
 from orchestration.watch.display import Display
 from tests.integration.run_helpers import alive
 
-pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 PROBE = list(range(7, 39))
 SCORE_SECONDS = 60
@@ -33,7 +34,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingLoop]:
         "evaluation.data=[]",
         "report.audit=false",
     ]
-    config = prepare("demo", overrides)
+    config = load_run_config("demo", overrides)
     checked = preflight(config, new_run=True)
     run_dir = RunDir.create(config)
     with StopSignals() as signals, Display(config, run_dir.path, live=False) as display:
@@ -72,7 +73,7 @@ def test_after_a_step_all_samplers_hold_the_learners_new_bytes_and_agree_to_the_
     values = loop.step()
     changed = [name for name, checksum in checksums(loop).items() if checksum != weights[name]]
     assert len(changed) > len(weights) / 2, "the step changed the weights"
-    assert values["sync/checked_tensors"] == 2 * len(weights)
+    assert values["sync/num_checked_tensors"] == 2 * len(weights)
     first, second = scores(loop)
     assert first.tobytes() == second.tobytes()
     assert first.tobytes() != before[0].tobytes()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -32,21 +34,22 @@ GONE_SECONDS = 10.0
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("exits")
-    write_data(directory / "train.jsonl", seed=11, size=512)
-    write_data(directory / "test.jsonl", seed=12, size=20)
+    write_data(directory / "data", num_held_out=20)
     return directory
 
 
 @pytest.fixture(scope="module")
 def baseline(root: Path) -> Finished:
-    done = quorum(*arguments(root, "baseline"))
+    done = quorum(*arguments(root / "baseline", root / "data"))
     assert done.code == 0, done.output[-3000:]
     return done
 
 
 def running(root: Path, name: str, *overrides: str) -> tuple[subprocess.Popen[str], list[int]]:
     """A run that has ended at least three steps, and the processes below its driver."""
-    process = start(*arguments(root, name, "deadlines.rollout_seconds=20", "checkpoint.every_steps=3", *overrides))
+    process = start(
+        *arguments(root / name, root / "data", "deadlines.rollout_seconds=20", "checkpoint.every_steps=3", *overrides)
+    )
     wait_for_ledger(root / name, 4 * PROMPTS, limit=240)
     return process, descendants(process.pid)
 
@@ -125,7 +128,9 @@ def test_a_hung_engine_is_noticed_within_its_deadline(baseline: Finished, root: 
 
 
 def test_an_engine_that_cannot_start_says_so_and_leaves_nothing(root: Path) -> None:
-    done = quorum(*arguments(root, "no-engine", "rollout.engine={name: vllm, options: {load_format: nonsense}}"))
+    done = quorum(
+        *arguments(root / "no-engine", root / "data", "rollout.engine={name: vllm, options: {load_format: nonsense}}")
+    )
     assert done.code == 4, done.output[-3000:]
     assert "sampler-" in done.output and "nonsense" in done.output
     assert "Traceback" not in done.output
@@ -140,9 +145,61 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_written(baseline: Finished,
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     try:
-        done = quorum(*arguments(root, "small/run", "checkpoint.every_steps=1", "checkpoint.keep=50"))
+        done = quorum(*arguments(mount / "run", root / "data", "checkpoint.every_steps=1", "checkpoint.keep=50"))
         assert done.code == 5, done.output[-3000:]
         assert "disk full" in done.output and "--resume" in done.output
         assert 0 < len(list((mount / "run" / "groups").glob("*.parquet"))) <= STEPS
     finally:
         subprocess.run(["umount", str(mount)], timeout=30, check=False)
+
+
+@pytest.mark.parametrize("after_seconds", [6.0, 20.0])
+def test_a_signal_while_actors_start_ends_the_run_soon_and_leaves_nothing(root: Path, after_seconds: float) -> None:
+    run = root / f"early-{after_seconds:.0f}"
+    process = start(*arguments(run, root / "data"))
+    time.sleep(after_seconds)
+    pids = descendants(process.pid)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    done = finish(process, began, timeout=60)
+    assert done.code == 143, done.output[-3000:]
+    assert done.seconds < 40
+    assert "Traceback" not in done.output
+    seconds_until_gone(pids, GONE_SECONDS)
+
+
+def test_a_run_on_an_existing_cluster_is_the_same_history(baseline: Finished, root: Path) -> None:
+    """Its workers do not start in the driver's directory, and it goes on when the run is over."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=8"]
+    options = ["--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    with open(root / "ray.log", "w") as log:
+        began = subprocess.Popen([*ray, *options], env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until_reached(address, limit=60)
+        done = quorum(*arguments(root / "cluster", root / "data", f"cluster.address={address}"), env=environment)
+        assert done.code == 0, done.output[-3000:]
+        assert began.poll() is None
+        small = quorum(
+            *arguments(root / "large", root / "data", f"cluster.address={address}", "learner.num_ranks=20"),
+            env=environment,
+        )
+        assert small.code == 4 and "the cluster has 8" in small.output
+    finally:
+        os.killpg(began.pid, signal.SIGTERM)
+        began.wait(timeout=60)
+    assert history(root / "cluster") == history(root / "baseline")
+
+
+def wait_until_reached(address: str, limit: float) -> None:
+    host, port = address.split(":")
+    began = time.monotonic()
+    while time.monotonic() - began < limit:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"nobody listened on {address} within {limit:.0f} s")

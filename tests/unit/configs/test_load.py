@@ -267,3 +267,11 @@ def test_importing_configs_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=dict(os.environ)
     )
     assert output.stdout.strip() == "[]"
+
+
+def test_the_paper_preset_takes_a_file_as_its_own_comment_says(tmp_path: Path) -> None:
+    from data.rows import source_format
+
+    assert source_format(load_config("srt").data.train[0]) == "hub"
+    config = load_config("srt", [f"data.train.0.path={tmp_path / 'prompts.parquet'}"])
+    assert source_format(config.data.train[0]) == "parquet"
