@@ -11,7 +11,7 @@ VOCABULARY = 64
 CHARACTERS = "0123456789+=-*;? ()abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FIRST_CHARACTER = 3
 """Token of the first of CHARACTERS, after the special ones."""
-END_PROBABILITY = 0.0125
+END_PROBABILITY = 0.0119
 """Mean probability of the end of text: gives completions of about 77 tokens when cut at 192. With the same probability
 at every token 0.0115 would: (1 - (1 - p)^192) / p = 77."""
 NUM_CORRECTIONS = 6
