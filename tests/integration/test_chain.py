@@ -14,12 +14,14 @@ from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.training import open_loop
 from orchestration.watch.display import Display
-from tests.integration.run_helpers import alive
+from tests.integration.run_helpers import seconds_until_gone
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
 
 PROBE = list(range(7, 39))
 SCORE_SECONDS = 60
+GONE_SECONDS = 5.0
+"""After its end nothing of the run is alive for longer than this."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingLoop]:
             opened.publish_start()
             yield opened
     run_dir.close()
-    assert not alive(pids), "every process of the run is gone after it"
+    seconds_until_gone(pids, GONE_SECONDS)
 
 
 def scores(loop: TrainingLoop) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -190,6 +191,7 @@ def test_a_run_on_an_existing_cluster_is_the_same_history(baseline: Finished, ro
     finally:
         os.killpg(began.pid, signal.SIGTERM)
         began.wait(timeout=60)
+        forget(address)
     assert history(root / "cluster") == history(root / "baseline")
 
 
@@ -203,3 +205,10 @@ def wait_until_reached(address: str, limit: float) -> None:
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"nobody listened on {address} within {limit:.0f} s")
+
+
+def forget(address: str) -> None:
+    """`ray start` leaves its address to later clients of the machine, also when it is over."""
+    current = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    if current.exists() and current.read_text().strip() == address:
+        current.unlink()

@@ -212,7 +212,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_every_rank_before_the_step(
 def cluster():
     import ray
 
-    ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=4, log_to_driver=False)
+    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=4, log_to_driver=False)
     yield ray
     ray.shutdown()
 

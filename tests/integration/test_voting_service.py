@@ -24,7 +24,9 @@ DEADLINES = DeadlineSection(start_seconds=120, vote_seconds=60, stop_seconds=20)
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray")
-    ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=3, namespace="voting-test")
+    ray.init(
+        address="local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=3, namespace="voting-test"
+    )
     yield
     ray.shutdown()
 

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 def ray_cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    ray.init(_node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=4, log_to_driver=False)
+    ray.init(address="local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=4, log_to_driver=False)
     yield ray
     ray.shutdown()
 
