@@ -131,9 +131,13 @@ class Cluster:
 def _own_signal_handlers() -> Iterator[None]:
     """Ray replaces the handler of SIGTERM, in Python and below it, when it starts: ours come back afterwards.
 
-    Its own handler exits with the signal's number; one that came meanwhile is ours all the same.
+    A signal that comes meanwhile waits until then: parts of Ray's start would log and drop what our handlers raise.
+    Ray's own handler exits with the signal's number; that one is ours all the same.
     """
     ours = {signum: signal.getsignal(signum) for signum in HANDLED}
+    came: list[int] = []
+    for signum in HANDLED:
+        signal.signal(signum, lambda number, frame: came.append(number))
     try:
         yield
     except SystemExit as exc:
@@ -143,6 +147,8 @@ def _own_signal_handlers() -> Iterator[None]:
     finally:
         for signum, handler in ours.items():
             signal.signal(signum, handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 def _first_line(exc: BaseException) -> str:

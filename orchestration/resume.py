@@ -56,6 +56,11 @@ def resume_notes(path: Path, new: RunConfig, checked: Preflight) -> list[str]:
             "for other prompts; bring the old data back, or start a new run from its model/"
         )
     found = latest_checkpoint(path)
+    if found is not None and read_info(path).state == "done" and found[1].step >= new.run.num_steps:
+        raise ConfigError(
+            f"run {path} is finished after {found[1].step} steps: set run.num_steps to more of them to go on, "
+            f"or write its report again with `quorum report {path}`"
+        )
     if found is not None:
         manifest = read_manifest(found[0])
         layout = (manifest["num_ranks"], manifest["zero_stage"])

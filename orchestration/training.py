@@ -134,7 +134,12 @@ def open_loop(
     config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals
 ) -> Iterator[TrainingLoop]:
     """Start all actors and give the loop, ready to run; stop everything on leaving."""
-    display.phase("start", "; ".join(line.strip() for line in checked.plan.describe()[-1:]))
+    plan = checked.plan
+    display.phase(
+        "start",
+        f"Ray, {plan.num_samplers} samplers, {plan.num_ranks} learner ranks, {plan.num_replicas} voting replicas "
+        f"(half a minute, more for a large model; at most {config.deadlines.start_seconds:.0f} s)",
+    )
     with ExitStack() as cleanup:
         stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=True)
         cleanup.enter_context(stopping(stack, signals))

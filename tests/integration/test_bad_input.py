@@ -223,3 +223,17 @@ def test_resuming_with_another_number_of_ranks_names_the_saved_one(
     words = ["train", "--resume", str(begun), "learner.num_ranks=3"]
     check(quorum(capsys, *words), 2, "2 ranks at ZeRO stage 2", "learner.num_ranks=2")
     assert (begun / "config.yaml").read_bytes() == before
+
+
+def test_resuming_a_finished_run_says_how_to_go_on(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = begun_run(tmp_path, prompts)
+    checkpoint = begun / "checkpoints" / "step-000048"
+    checkpoint.mkdir()
+    state = {"step": 48, "next_group_id": 3072, "version": 48, "branch": 0, "num_empty_steps": 0, "num_updates": 48}
+    (checkpoint / "state.json").write_text(json.dumps(state | {"identity_hash": ""}))
+    (checkpoint.parent / "latest").write_text("step-000048\n")
+    info = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps(info | {"state": "done"}))
+    check(quorum(capsys, "train", "--resume", str(begun)), 2, "finished after 48 steps", "run.num_steps")

@@ -154,16 +154,19 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_written(baseline: Finished,
         subprocess.run(["umount", str(mount)], timeout=30, check=False)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after_seconds", [6.0, 20.0])
-def test_a_signal_while_actors_start_ends_the_run_soon_and_leaves_nothing(root: Path, after_seconds: float) -> None:
-    run = root / f"early-{after_seconds:.0f}"
+def test_a_signal_while_actors_start_ends_the_run_soon_and_leaves_nothing(
+    root: Path, after_seconds: float, signum: signal.Signals
+) -> None:
+    run = root / f"early-{after_seconds:.0f}-{signum.name}"
     process = start(*arguments(run, root / "data"))
     time.sleep(after_seconds)
     pids = descendants(process.pid)
     began = time.monotonic()
-    os.kill(process.pid, signal.SIGTERM)
+    os.kill(process.pid, signum)
     done = finish(process, began, timeout=60)
-    assert done.code == 143, done.output[-3000:]
+    assert done.code == 128 + signum, done.output[-3000:]
     assert done.seconds < 40
     assert "Traceback" not in done.output
     seconds_until_gone(pids, GONE_SECONDS)
