@@ -52,15 +52,13 @@ class Cluster:
                     cluster._start_here(common)
                 else:
                     ray.init(address=config.cluster.address, **common)
-        except Exception as exc:  # Ray raises bare Exception when a node does not come up.
+        except BaseException as exc:
             cluster.stop()
-            if isinstance(exc, Interrupted):
+            if isinstance(exc, Interrupted) or not isinstance(exc, Exception):
                 raise
+            # Ray raises bare Exception when a node does not come up.
             where = "on this machine" if is_local else f"at {config.cluster.address}"
             raise ResourceError(f"no Ray cluster {where}: {_first_line(exc)}; see `quorum doctor`") from exc
-        except BaseException:
-            cluster.stop()
-            raise
         return cluster
 
     def _start_here(self, common: dict[str, Any]) -> None:
