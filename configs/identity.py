@@ -17,9 +17,8 @@ _OPERATIONAL = (
     "rollout.num_samplers",
     "rollout.tensor_parallel_size",
     "rollout.max_model_len",
-    "voting.num_replicas",
-    "voting.num_workers",
-    "voting.cpu_seconds",
+    "voting.service",
+    "voting.alarms",
     "learner.num_ranks",
     "learner.zero_stage",
     "learner.max_tokens_per_micro_batch",
@@ -41,10 +40,12 @@ _BIT_AFFECTING = (
     "learner.max_tokens_per_micro_batch",
     "learner.gradient_checkpointing",
     "cluster.device",
+    "voting.service.cpu_seconds",
+    "voting.service.group_seconds",
 )
 """Operational fields after whose change the same run goes on, but no longer with the same bits."""
 
-_PATHS = ("model.path", "data.train.*.path")
+_PATHS = ("model.path", "data.train.*.path", "voting.labels.options.path", "voting.labels.options.model")
 """Compared by their last part: a directory may move, `Qwen2.5-Math-7B` may not become another model."""
 
 

@@ -9,34 +9,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+from configs.sections import NonNegativeFloat, NonNegativeInt, Plugin, PositiveFloat, PositiveInt, Section, Share
+from configs.voting_sections import (
+    AlarmSection,
+    BatchSection,
+    ElectionSection,
+    TrainSubsetSection,
+    VotingSection,
+    VotingServiceSection,
+)
 
-
-class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values never change after load."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
-
-
-class Plugin(Section):
-    """A registered plug-in by name, with its own options."""
-
-    name: str
-    """Key in the plug-in's registry."""
-    options: dict[str, Any] = {}
-    """Validated against the entry's options model when the run is planned."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_bare_name(cls, value: Any) -> Any:
-        """`rule: majority` is short for `rule: {name: majority}`."""
-        return {"name": value} if isinstance(value, str) else value
+__all__ = [
+    "AlarmSection",
+    "BatchSection",
+    "CheckpointSection",
+    "ClusterSection",
+    "ColumnNames",
+    "DataSection",
+    "DataSource",
+    "DeadlineSection",
+    "ElectionSection",
+    "EvaluationSection",
+    "KLSection",
+    "LearnerSection",
+    "ModelSection",
+    "Plugin",
+    "ReportSection",
+    "RolloutSection",
+    "RunConfig",
+    "RunSection",
+    "Section",
+    "Share",
+    "SyncSection",
+    "TrainSubsetSection",
+    "VotingSection",
+    "VotingServiceSection",
+]
 
 
 class RunSection(Section):
@@ -72,6 +82,8 @@ class ColumnNames(Section):
     """A string, or a list of chat messages with role and content."""
     answer: str | None = None
     """Reference answer for evaluation and audit; None tries `answer`, then `reward_model.ground_truth`."""
+    paraphrase: str | None = None
+    """The same question in other words: each row then gives two prompts, for `voting.labels: cross_view`."""
     id: str | None = None
     """Stable row key; None uses the row's index."""
     data_source: str | None = None
@@ -141,25 +153,6 @@ class RolloutSection(Section):
     """Precision of the samplers."""
     max_model_len: PositiveInt | None = None
     """Context of the engine; None takes max_prompt_tokens + max_completion_tokens."""
-
-
-class VotingSection(Section):
-    """How k completions become a reward."""
-
-    num_replicas: PositiveInt = 1
-    """Ray actors that tally."""
-    extractor: Plugin = Plugin(name="boxed")
-    """How an answer is read from a completion."""
-    equivalence: Plugin = Plugin(name="exact")
-    """When two answers are the same."""
-    rule: Plugin = Plugin(name="majority")
-    """How the winner is elected and what agreement with it pays."""
-    truncated: Literal["abstain", "vote"] = "abstain"
-    """What a completion cut at the limit does."""
-    cpu_seconds: PositiveFloat = 2.0
-    """CPU time one comparison or parse may take in its worker process."""
-    num_workers: PositiveInt = 1
-    """Killable worker processes per replica, for equivalences that need them."""
 
 
 class KLSection(Section):
@@ -332,6 +325,38 @@ class RunConfig(Section):
             )
         if self.cluster.colocate and self.sync.backend == "nccl":
             problems.append("cluster.colocate shares one GPU, which nccl cannot; set sync.backend to auto or ipc")
+        problems += self._voting_problems()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _voting_problems(self) -> list[str]:
+        problems = []
+        voting, k = self.voting, self.rollout.completions_per_prompt
+        if voting.train.num_completions is not None and not 2 <= voting.train.num_completions <= k:
+            problems.append(
+                f"voting.train.num_completions is {voting.train.num_completions}: of the {k} completions that vote "
+                "(rollout.completions_per_prompt) at least 2 and at most all can be trained on"
+            )
+        if voting.service.group_seconds >= self.deadlines.vote_seconds:
+            problems.append(
+                f"voting.service.group_seconds {voting.service.group_seconds:g} must be below deadlines.vote_seconds "
+                f"{self.deadlines.vote_seconds:g}: a group would count as lost before its own deadline"
+            )
+        if voting.batch.keep_fraction < 1 and voting.batch.max_rounds > 1:
+            problems.append(
+                "voting.batch: keep_fraction drops groups that max_rounds would draw again; use one of the two "
+                "(elect.min_agreement with max_rounds, or keep_fraction with more prompts per step)"
+            )
+        drops = voting.batch.no_signal == "drop" or voting.batch.max_rounds > 1
+        if voting.batch.unlabeled == "zero_reward" and drops:
+            problems.append(
+                "voting.batch.unlabeled=zero_reward keeps groups without a label, which no_signal=drop and max_rounds "
+                "would drop and draw again; use unlabeled=drop with those"
+            )
+        if voting.service.max_replicas is not None and voting.service.max_replicas < voting.service.num_replicas:
+            problems.append(
+                f"voting.service.max_replicas {voting.service.max_replicas} is below num_replicas "
+                f"{voting.service.num_replicas}"
+            )
+        return problems

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,8 @@ class Prompt:
     """The chat turns it was rendered from; empty for a plain-text prompt."""
     extractor: str | None = None
     """Name of the answer extractor for this prompt; None uses the configured one."""
+    other_view: str | None = None
+    """prompt_id of its paraphrase, or of what it paraphrases."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +191,12 @@ class RolloutGroup:
     def key(self) -> GroupKey:
         return GroupKey(self.branch, self.role, self.group_id)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with the arrays of all completions as two: a group crosses three processes on its way."""
+        from quorum.packing import packed
+
+        return packed(self)
+
     def content_hash(self) -> str:
         """Hash of tokens and logprobs of all completions (16 hex digits): equal hashes, equal groups."""
         digest = hashlib.blake2b(digest_size=8)
@@ -237,8 +245,22 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevealedLabel:
+    """A label from outside the vote that the configuration allowed out. Only `data.references` makes one."""
+
+    prompt_id: str
+    answer: str
+    provenance: str
+    """Where it came from: "ground_truth", "table"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """The first phase of a vote: answers of one group, clustered. Knows no label and pays no reward."""
+    """The first phase of a vote: answers of one group, clustered. Pays no reward.
+
+    A jury's answers (a teacher's, those to a paraphrase, a revealed label) are clustered together with the group's own,
+    so that agreement with the jury is membership of a cluster too.
+    """
 
     group_id: int
     answers: tuple[str | None, ...]
@@ -248,11 +270,19 @@ class Tally:
     cluster: tuple[int, ...]
     """[k] index into `sizes` and `representatives`; -1 where the completion abstained."""
     sizes: tuple[int, ...]
-    """[C] members per cluster, in order of first appearance."""
+    """[C] own completions per cluster, in order of first appearance; 0 where only the jury answered so."""
     representatives: tuple[str, ...]
     """[C] one answer per cluster, independent of the order of completions."""
     num_intransitive_merges: int = 0
     """Pairs put into one cluster though the equivalence did not hold between them directly."""
+    num_undecided_pairs: int = 0
+    """Comparisons of two readable answers that failed or did not end; they count as unequal."""
+    weights: tuple[float, ...] = ()
+    """[k] weight of each completion's vote; empty: 1 each."""
+    jury: tuple[int, ...] = ()
+    """[j] cluster of each juror's answer; -1 abstains."""
+    jury_provenance: str = ""
+    """Who the jury is; empty without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,13 +294,15 @@ class Resolution:
     """Winning cluster; -1 when nobody was elected."""
     pseudo_label: str | None
     provenance: str
-    """Where the label came from: "majority", or a revealed label's provenance."""
+    """Where the label came from: "majority" of the group itself, or who else gave it."""
     agreement: float
     """Winner's share of the configured denominator, in [0, 1]; 0 without a winner."""
     margin: float
     """Winner's share minus the runner-up's."""
     end_state: EndState | None
     """Why the group leaves the batch; None keeps it."""
+    is_paid: bool = True
+    """Whether rewards are paid; a group kept without (rewards 0) is not penalised for its KL either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +321,8 @@ class ScoredGroup:
     """[k] which completions are trained on"""
     kl_mask: bool
     """Whether the KL penalty applies to this group."""
+    num_unjudged: int = 0
+    """Completions paid 0 because the rule's own comparison did not end in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +338,7 @@ class ScoreReceipt:
     reward_sum: float
     reward_hash: str
     """Hash of rewards and train mask (16 hex digits)."""
+    num_unjudged: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,11 @@ def config(**changes: object) -> RunConfig:
     """TREE with dotted changes, dots written as double underscores."""
     tree: dict = {name: dict(section) for name, section in TREE.items()}
     for dotted, value in changes.items():
-        section, field = dotted.split("__")
-        tree.setdefault(section, {})[field] = value
+        *sections, field = dotted.split("__")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[field] = value
     return RunConfig.model_validate(tree)
 
 
@@ -56,7 +59,7 @@ def test_what_changes_the_history_changes_the_identity(change: dict) -> None:
         {"model__path": "/moved/to/base"},
         {"data__train": [{"path": "other/place/a.jsonl"}]},
         {"rollout__num_samplers": 4},
-        {"voting__num_replicas": 3},
+        {"voting__service__num_replicas": 3},
         {"learner__num_ranks": 2},
         {"learner__zero_stage": 3},
         {"checkpoint__every_steps": 1},

@@ -225,7 +225,14 @@ def test_users_plugin_modules_are_imported_before_the_lookup(tmp_path: Path, mon
 
 def test_every_plugin_of_the_schema_is_found() -> None:
     names = {name for name, _ in plugin_fields(RunConfig.model_validate(MINIMAL))}
-    assert names == {"rollout.engine", "voting.extractor", "voting.equivalence", "voting.rule", "learner.algorithm"}
+    assert names == {
+        "rollout.engine",
+        "voting.extractor",
+        "voting.equivalence",
+        "voting.labels",
+        "voting.rule",
+        "learner.algorithm",
+    }
 
 
 def test_strings_that_look_like_numbers_survive_the_round_trip(tmp_path: Path) -> None:
