@@ -1,138 +1,149 @@
-"""Reads the final answer from a completion's text. Every extractor is linear in the text and never raises.
+"""Registry of answer extractors: how the final answer is read from a completion's text. Those marked linear take
+linear time and never raise.
 
-No answer is an abstention (None); an empty answer is none.
+No answer is an abstention (None); an empty answer is none, but for `boxed_raw`.
 """
 
 from __future__ import annotations
 
-import re
-from collections import deque
+import json
 from collections.abc import Callable
-from functools import partial
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field, PrivateAttr
+
+from configs.problems import check_plugin, unknown_name
 from configs.schema import Plugin
 from quorum.registry import Entry, Options, Registry
+from voting.extractors.boxed import extract_boxed, extract_boxed_raw
+from voting.extractors.choice import ChoiceOptions, extract_choice
+from voting.extractors.final_answer import extract_final_answer
+from voting.extractors.json_field import JsonFieldOptions, extract_json_field
+from voting.extractors.last_number import extract_last_number
+from voting.extractors.pattern import RegexOptions, extract_regex
+from voting.extractors.tags import ReasoningGymOptions, TagOptions, extract_answer_tags, extract_reasoning_gym
 from voting.plugins import choose
 
 Extractor = Callable[[str], str | None]
 """Text of one completion -> its answer, stripped, or None to abstain."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_NUMBER = re.compile(r"(?<![0-9])(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_BEFORE_BINARY_MINUS = re.compile(r"[0-9A-Za-z)\]}]")
-_MINUS = "-\u2212"
-_OPEN, _CLOSE = "<answer>", "</answer>"
+ExtractorFunction = Callable[[str, Any], str | None]
+"""(text, validated options) -> answer, as it is registered."""
 
 
-def extract_boxed(text: str, options: Options | None = None) -> str | None:
-    r"""Content of the last `\boxed{}` or `\fbox{}`, nested braces included.
+@dataclass(frozen=True, slots=True)
+class ExtractorEntry(Entry[ExtractorFunction]):
+    """One registered extractor. A plain Entry is one that is not linear."""
 
-    Only the last one counts: when it is empty or never closed the completion abstains, rather than vote with
-    an earlier draft. Escaped braces (`\{`) do not nest.
+    is_linear: bool | Callable[[Any], bool] = False
+    """Linear in the text and never raises: runs in the voting process itself; all others, users' own included, run in
+    killable worker processes under a deadline. A function decides by the validated options."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundExtractor:
+    """An extractor with its options; called with a completion's text."""
+
+    name: str
+    options: Options
+    """Validated; as JSON (`model_dump(mode="json")`) it makes the same extractor again."""
+    is_linear: bool
+    function: ExtractorFunction = field(repr=False)
+
+    def __call__(self, text: str) -> str | None:
+        """The answer, or None to abstain."""
+        return self.function(text, self.options)
+
+
+def extract_text(text: str, options: Options | None = None) -> str | None:
+    r"""The whole text without surrounding whitespace.
 
     Args:
         text: one completion.
         options: none are read.
 
     Returns:
-        The content without surrounding whitespace; None when there is no box, or the last is empty or open.
+        None when there is nothing but whitespace.
 
     Example:
-        >>> extract_boxed(r"First \boxed{3}, no: \boxed{\frac{1}{2}}.")
-        '\\frac{1}{2}'
-        >>> extract_boxed(r"\boxed{}") is None
-        True
+        >>> extract_text(" Paris\n")
+        'Paris'
     """
-    box = _last_match(_BOX, text)
-    if box is None:
-        return None
-    start = box.end()
-    depth = 1
-    for match in _BRACE.finditer(text, start):
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start : match.start()].strip() or None
+    return text.strip() or None
+
+
+def _check_member(plugin: Plugin) -> Plugin:
+    if plugin.name not in EXTRACTORS:
+        raise ValueError(unknown_name(plugin.name, EXTRACTORS))
+    problems = check_plugin(plugin, EXTRACTORS, plugin.name)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return plugin
+
+
+class ChainOptions(Options):
+    """Options of the chain."""
+
+    of: tuple[Annotated[Plugin, AfterValidator(_check_member)], ...] = Field(
+        default=(Plugin(name="boxed"), Plugin(name="final_answer"), Plugin(name="last_number")), min_length=1
+    )
+    """Extractors in the order in which they are asked, by name or as {name, options}."""
+    _members: tuple[BoundExtractor, ...] = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Bind the members once."""
+        self._members = tuple(make_extractor(plugin) for plugin in self.of)
+
+    @property
+    def members(self) -> tuple[BoundExtractor, ...]:
+        """The extractors of the chain, ready to be called."""
+        return self._members
+
+
+def extract_chain(text: str, options: ChainOptions | None = None) -> str | None:
+    r"""The answer of the first extractor that finds one; an empty answer is not one.
+
+    The default reads the box, then "answer is", then the last number, as TTRL does (arXiv 2504.16084): hardly any
+    completion abstains.
+
+    Args:
+        text: one completion.
+        options: the extractors; None takes the default ones.
+
+    Example:
+        >>> extract_chain(r"The answer is 3. \boxed{7}"), extract_chain("It is 3."), extract_chain("?")
+        ('7', '3', None)
+    """
+    for member in (options or ChainOptions()).members:
+        answer = member(text)
+        if answer:
+            return answer
     return None
 
 
-def extract_last_number(text: str, options: Options | None = None) -> str | None:
-    """The last number in the text, with its sign and without thousands separators.
-
-    A minus counts as a sign only where it cannot be an operator ("5-3" ends in 3, "is -3" in -3).
-
-    Args:
-        text: one completion.
-        options: none are read.
-
-    Returns:
-        The number as written otherwise ("7.50" stays "7.50"); None when there is none.
-
-    Example:
-        >>> extract_last_number("So 12 + 1,188 = 1,200.")
-        '1200'
-    """
-    last = _last_match(_NUMBER, text)
-    return _sign(text, last.start()) + last.group().replace(",", "") if last else None
-
-
-class ReasoningGymOptions(Options):
-    """Options of the reasoning-gym extractor."""
-
-    fallback: Literal["abstain", "boxed", "last_number", "text"] = "abstain"
-    """Where a completion without a closed <answer> tag is read from; reasoning-gym itself abstains."""
-
-
-def extract_reasoning_gym(text: str, options: Options | None = None) -> str | None:
-    """Content of the last `<answer>...</answer>`, as reasoning-gym's own `extract_answer` reads it.
-
-    Tags pair from the left: an opening tag with the next closing one. Unlike reasoning-gym's regular expression
-    this takes linear time on unclosed tags, and an empty answer abstains.
-
-    Args:
-        text: one completion.
-        options: a ReasoningGymOptions.
-
-    Returns:
-        The content without surrounding whitespace, or what the fallback finds.
-
-    Example:
-        >>> extract_reasoning_gym("<answer>4</answer> no: <answer> 5 </answer>")
-        '5'
-        >>> extract_reasoning_gym("The answer is 5") is None
-        True
-    """
-    found: str | None = None
-    has_tag = False
-    position = 0
-    while (start := text.find(_OPEN, position)) >= 0:
-        start += len(_OPEN)
-        end = text.find(_CLOSE, start)
-        if end < 0:
-            break
-        found, has_tag = text[start:end].strip() or None, True
-        position = end + len(_CLOSE)
-    fallback = options.fallback if isinstance(options, ReasoningGymOptions) else "abstain"
-    if has_tag or fallback == "abstain":
-        return found
-    if fallback == "boxed":
-        return extract_boxed(text)
-    return extract_last_number(text) if fallback == "last_number" else text.strip() or None
+def _is_linear_chain(options: ChainOptions) -> bool:
+    return all(member.is_linear for member in options.members)
 
 
 EXTRACTORS: Registry = {
-    "boxed": Entry(extract_boxed),
-    "last_number": Entry(extract_last_number),
-    "reasoning_gym": Entry(extract_reasoning_gym, ReasoningGymOptions),
+    "boxed": ExtractorEntry(extract_boxed, is_linear=True),
+    "boxed_raw": ExtractorEntry(extract_boxed_raw, is_linear=True),
+    "answer_tags": ExtractorEntry(extract_answer_tags, TagOptions, is_linear=True),
+    "final_answer": ExtractorEntry(extract_final_answer, is_linear=True),
+    "last_number": ExtractorEntry(extract_last_number, is_linear=True),
+    "choice": ExtractorEntry(extract_choice, ChoiceOptions, is_linear=True),
+    "reasoning_gym": ExtractorEntry(extract_reasoning_gym, ReasoningGymOptions, is_linear=True),
+    "text": ExtractorEntry(extract_text, is_linear=True),
+    "regex": ExtractorEntry(extract_regex, RegexOptions),
+    "json_field": ExtractorEntry(extract_json_field, JsonFieldOptions),
+    "chain": ExtractorEntry(extract_chain, ChainOptions, is_linear=_is_linear_chain),
 }
 """Answer extractors by name; each is called as `target(text, options)` and returns a string or None."""
 
 
-def make_extractor(plugin: Plugin) -> Extractor:
+def make_extractor(plugin: Plugin) -> BoundExtractor:
     """The extractor that a configuration names, options bound.
 
     Raises:
@@ -143,20 +154,29 @@ def make_extractor(plugin: Plugin) -> Extractor:
         '7'
     """
     target, options = choose(EXTRACTORS, plugin, "voting.extractor")
-    return partial(_call, target, options)
+    entry = EXTRACTORS[plugin.name]
+    is_linear = entry.is_linear if isinstance(entry, ExtractorEntry) else False
+    return BoundExtractor(plugin.name, options, is_linear(options) if callable(is_linear) else is_linear, target)
 
 
-def _call(target: Callable[[str, Options], str | None], options: Options, text: str) -> str | None:
-    return target(text, options)
+def extract_with(name: str, options: dict[str, Any], text: str) -> str | None:
+    """Read one completion by an extractor given as JSON; what worker processes call. Bound extractors are kept.
+
+    Args:
+        name: key in EXTRACTORS.
+        options: raw options, as in a configuration.
+        text: one completion.
+
+    Raises:
+        ConfigError: unknown name or wrong options.
+
+    Example:
+        >>> extract_with("regex", {"pattern": "is (.)"}, "It is 7.")
+        '7'
+    """
+    return _bound(name, json.dumps(options, sort_keys=True))(text)
 
 
-def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    matches = deque(pattern.finditer(text), maxlen=1)
-    return matches[0] if matches else None
-
-
-def _sign(text: str, start: int) -> str:
-    if start == 0 or text[start - 1] not in _MINUS:
-        return ""
-    before = text[start - 2] if start >= 2 else ""
-    return "" if before and _BEFORE_BINARY_MINUS.match(before) else "-"
+@lru_cache(maxsize=64)
+def _bound(name: str, options: str) -> BoundExtractor:
+    return make_extractor(Plugin(name=name, options=json.loads(options)))
