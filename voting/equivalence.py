@@ -1,41 +1,28 @@
-"""When two answers are the same: exact after normalisation, or mathematical through math-verify.
+"""When two answers are the same: exact after normalisation, numeric, mathematical, or by a user's function.
 
 An equivalence first maps every answer to a key; equal keys are one answer. Only one representative per key goes on to
-`relate`, sorted, so that the order of completions cannot matter.
+`relate`, sorted, so that the order of completions cannot matter. `relate` is pure and yields what a worker must do.
 """
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from configs.schema import VotingSection
+from configs.schema import Plugin
 from quorum.registry import Entry, Options, Registry
 from quorum.types import Outcome
-from voting.jobs import JobResult, JobStatus
-from voting.mathematics import is_comparable
+from voting.answers.mathematics import is_comparable
+from voting.answers.normal import normalize
+from voting.answers.numeric import Number, numbers_equal, numeric_value
+from voting.answers.reasoning_gym_scorers import check_task
+from voting.asking import Steps
+from voting.jobs import Ask, JobResult, JobStatus
 from voting.plugins import choose
-from voting.workers import START_SECONDS, WorkerPool
-
-_SPACE = re.compile(r"\s+")
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-_CACHE_ENTRIES = 1 << 16
-_ROUND = 8
-_MAX_TIMEOUTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """What an equivalence may spend on worker processes."""
-
-    num_workers: int
-    cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +33,21 @@ class Relation:
     """[m] ANSWERED, or why the answer cannot be compared and abstains."""
     pairs: frozenset[tuple[int, int]]
     """(i, j) with i < j where the equivalence holds in at least one direction."""
+    num_undecided: int = 0
+    """Comparisons that failed or did not end; they count as unequal."""
 
 
 class Equivalence(Protocol):
     """What the tally needs to know about sameness."""
 
-    def key(self, answer: str) -> str:
-        """Answers with equal keys are the same without further question; an empty key abstains."""
+    preload: tuple[str, ...]
+    """"module" or "module:function" for the worker server to import or call before workers are forked."""
 
-    def relate(self, keys: Sequence[str]) -> Relation:
+    def key(self, answer: str) -> str | None:
+        """Answers with equal keys are the same without further question; None abstains."""
+
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
         """Compare m >= 1 distinct, sorted keys. Depends on the set of keys alone."""
-
-    def start(self, timeout: float = START_SECONDS) -> None:
-        """Make ready; optional, the first comparison does it too."""
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """End every process within `timeout` seconds."""
-
-    @property
-    def pids(self) -> list[int]:
-        """Worker processes that run now."""
-
-
-def normalize(answer: str, *, ignore_case: bool = False) -> str:
-    r"""An answer without outer and repeated whitespace, $...$ and its kin around it, and a final period.
-
-    Idempotent. Whitespace inside becomes one blank.
-
-    Example:
-        >>> normalize(" $ 7 $. "), normalize("New\n  York")
-        ('7', 'New York')
-    """
-    if answer.isalnum():
-        return answer.casefold() if ignore_case else answer
-    text = _SPACE.sub(" ", answer).strip()
-    while (shorter := _strip_once(text)) != text:
-        text = shorter
-    return text.casefold() if ignore_case else text
-
-
-def _strip_once(text: str) -> str:
-    if text.endswith(".") and not text.endswith(".."):
-        return text[:-1].rstrip()
-    for left, right in _WRAPPERS:
-        if len(text) >= len(left) + len(right) and text.startswith(left) and text.endswith(right):
-            inner = text[len(left) : -len(right)]
-            if left[0] not in inner if left[0] == "$" else left not in inner and right not in inner:
-                return inner.strip()
-    return text
 
 
 class ExactOptions(Options):
@@ -104,26 +58,107 @@ class ExactOptions(Options):
 
 
 class Exact:
-    """Two answers are the same when they are equal after `normalize`. Starts no process."""
+    """Two answers are the same when they are equal after `normalize`."""
 
-    def __init__(self, limits: WorkerLimits, options: ExactOptions) -> None:
+    preload = ()
+
+    def __init__(self, options: ExactOptions) -> None:
         self._ignore_case = options.ignore_case
 
-    def key(self, answer: str) -> str:
-        return normalize(answer, ignore_case=self._ignore_case)
+    def key(self, answer: str) -> str | None:
+        return normalize(answer, ignore_case=self._ignore_case) or None
 
-    def relate(self, keys: Sequence[str]) -> Relation:
-        return Relation((Outcome.ANSWERED,) * len(keys), frozenset())
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
+        return _unrelated(keys)
+        yield  # a generator that asks nothing
 
-    def start(self, timeout: float = START_SECONDS) -> None:
-        """Nothing to start."""
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Nothing to stop."""
+class Raw:
+    """Two answers are the same when they are the same string, as in the official SRT code: an empty one votes too."""
 
-    @property
-    def pids(self) -> list[int]:
-        return []
+    preload = ()
+
+    def __init__(self, options: Options) -> None:
+        """Takes no options."""
+
+    def key(self, answer: str) -> str | None:
+        return answer
+
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
+        return _unrelated(keys)
+        yield  # a generator that asks nothing
+
+
+class NumericOptions(Options):
+    """Options of the numeric equivalence."""
+
+    relative_tolerance: Annotated[float, Field(ge=0)] = 1e-6
+    """Numbers are equal that differ by at most this share of the larger one, or by the absolute tolerance."""
+    absolute_tolerance: Annotated[float, Field(ge=0)] = 1e-9
+    """For numbers near 0."""
+    percent: Literal["share", "number"] = "share"
+    """Whether 50% is 0.5, or 50."""
+
+
+class Numeric:
+    """Two answers are the same when they are numbers within a tolerance; what is no number equals only its own text."""
+
+    preload = ()
+
+    def __init__(self, options: NumericOptions) -> None:
+        self._options = options
+
+    def key(self, answer: str) -> str | None:
+        return normalize(answer) or None
+
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
+        numbers = [(i, value) for i, key in enumerate(keys) if (value := self._value(key)) is not None]
+        pairs = frozenset((i, j) for (i, one), (j, other) in combinations(numbers, 2) if self._are_equal(one, other))
+        return Relation((Outcome.ANSWERED,) * len(keys), pairs)
+        yield  # a generator that asks nothing
+
+    def _value(self, key: str) -> Number | None:
+        return numeric_value(key, percent=self._options.percent)
+
+    def _are_equal(self, one: Number, other: Number) -> bool:
+        options = self._options
+        return numbers_equal(
+            one,
+            other,
+            relative_tolerance=options.relative_tolerance,
+            absolute_tolerance=options.absolute_tolerance,
+        )
+
+
+class ReasoningGymOptions(Options):
+    """Options of the equivalence by a reasoning-gym scorer."""
+
+    task: str
+    """Whose scorer; one of those that compare two answers fairly (FAIR_TASKS)."""
+
+    @field_validator("task")
+    @classmethod
+    def _check_task(cls, value: str) -> str:
+        problem = check_task(value)
+        if problem:
+            raise ValueError(problem)
+        return value
+
+
+class ReasoningGym:
+    """Two answers are the same when each earns full score from a task's scorer with the other as the label."""
+
+    preload = ("voting.answers.reasoning_gym_scorers:warm_up",)
+
+    def __init__(self, options: ReasoningGymOptions) -> None:
+        self._task = options.task
+
+    def key(self, answer: str) -> str | None:
+        return answer.strip() or None
+
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
+        function = "voting.answers.reasoning_gym_scorers:same_by_scorer"
+        return (yield from _related_by(function, keys, first=(self._task,)))
 
 
 class MathVerifyOptions(Options):
@@ -144,107 +179,137 @@ class MathVerifyOptions(Options):
 class MathVerify:
     """Two answers are the same when math-verify finds them equal in either direction.
 
-    Every parse and comparison runs in a worker process that is killed at its deadline. An answer that cannot be read
-    or compared with a plain number in time has outcome TIMED_OUT and abstains; a comparison of two readable answers
-    that does not end counts as unequal. What math-verify cannot read at all equals only its own text. After 8
-    timeouts in one group the rest of it is not tried: a group's wait is bounded. Results are cached.
+    An answer that cannot be read or compared with a plain number in time has outcome TIMED_OUT and abstains; a
+    comparison of two readable answers that does not end counts as unequal. What math-verify cannot read at all equals
+    only its own text.
     """
 
-    def __init__(self, limits: WorkerLimits, options: MathVerifyOptions) -> None:
+    preload = ("voting.answers.mathematics:warm_up",)
+    check = "voting.answers.mathematics:check"
+    """Whether an answer can be read at all."""
+
+    def __init__(self, options: MathVerifyOptions) -> None:
         self._options = options
         self._settings = (options.strict, options.float_rounding, options.numeric_precision)
-        self._pool = WorkerPool(
-            num_workers=limits.num_workers,
-            cpu_seconds=limits.cpu_seconds,
-            preload=("voting.mathematics:warm_up",),
-        )
-        self._cache: OrderedDict[tuple[str, ...], JobResult] = OrderedDict()
 
-    def key(self, answer: str) -> str:
-        return normalize(answer, ignore_case=self._options.ignore_case)
+    def key(self, answer: str) -> str | None:
+        return normalize(answer, ignore_case=self._options.ignore_case) or None
 
-    def relate(self, keys: Sequence[str]) -> Relation:
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
         outcomes = [Outcome.ANSWERED] * len(keys)
         limit = self._options.max_answer_characters
         candidates = [i for i, key in enumerate(keys) if len(key) <= limit and is_comparable(key)]
         if len(candidates) < 2:
             return Relation(tuple(outcomes), frozenset())
+        checks = yield Ask(self.check, tuple((keys[i],) for i in candidates), self._settings)
         readable = []
-        for i, result in zip(candidates, self._ask("check", [(keys[i],) for i in candidates]), strict=True):
-            if result.status is JobStatus.TIMED_OUT:
-                outcomes[i] = Outcome.TIMED_OUT
-            elif result.status is JobStatus.ERROR:
-                outcomes[i] = Outcome.ERROR
-            elif result.value:
+        for i, result in zip(candidates, checks, strict=True):
+            outcomes[i] = _outcome(result)
+            if result.value is True:
                 readable.append(i)
         pairs = list(combinations(readable, 2))
-        results = self._ask("equal", [(keys[i], keys[j]) for i, j in pairs])
-        equal = (pair for pair, result in zip(pairs, results, strict=True) if result.value is True)
-        return Relation(tuple(outcomes), frozenset(equal))
+        if not pairs:
+            return Relation(tuple(outcomes), frozenset())
+        asked = tuple((keys[i], keys[j]) for i, j in pairs)
+        results = yield Ask("voting.answers.mathematics:equal", asked, self._settings)
+        return _relation(outcomes, pairs, results)
 
-    def start(self, timeout: float = START_SECONDS) -> None:
-        self._pool.start(timeout)
 
-    def stop(self, timeout: float = 5.0) -> None:
-        self._pool.stop(timeout)
+def pairwise(function: Callable[[str, str], bool]) -> Entry[Any]:
+    """A registry entry for a user's own `function(first, second) -> bool`.
 
-    @property
-    def pids(self) -> list[int]:
-        return self._pool.pids
+    It is called in worker processes under a deadline, in both directions; keys are the answers without outer
+    whitespace. It must stand at the top of a module that `run.plugins` names, for workers import it from there. An
+    answer whose comparison with itself fails or does not end abstains.
 
-    @property
-    def num_replaced(self) -> int:
-        """Workers killed or lost so far."""
-        return self._pool.num_replaced
+    Raises:
+        ValueError: workers could not import the function.
 
-    def _ask(self, question: str, subjects: Sequence[tuple[str, ...]]) -> list[JobResult]:
-        """One result per subject; asked in rounds of fixed content, so that the cut-off depends on nothing else."""
-        results: list[JobResult] = []
-        num_timeouts = 0
-        for start in range(0, len(subjects), _ROUND):
-            subjects_now = subjects[start : start + _ROUND]
-            if num_timeouts >= _MAX_TIMEOUTS:
-                results += [JobResult(JobStatus.TIMED_OUT)] * len(subjects_now)
-                continue
-            answered = self._ask_round(question, subjects_now)
-            num_timeouts += sum(result.status is JobStatus.TIMED_OUT for result in answered)
-            results += answered
-        return results
+    Example:
+        >>> def same_letters(first: str, second: str) -> bool:
+        ...     return sorted(first) == sorted(second)
+        >>> entry = pairwise(same_letters)  # EQUIVALENCES["anagram"] = pairwise(same_letters)
+    """
+    if function.__module__ == "__main__" or not function.__qualname__.isidentifier():
+        raise ValueError(
+            f"pairwise got {function.__module__}:{function.__qualname__}, which worker processes cannot import: put "
+            "the function at the top of a module, and name that module (run.plugins, plugins=, --plugin)"
+        )
+    return Entry(lambda options: Pairwise(f"{function.__module__}:{function.__qualname__}"), Options)
 
-    def _ask_round(self, question: str, subjects: Sequence[tuple[str, ...]]) -> list[JobResult]:
-        keys = [(question, *subject) for subject in subjects]
-        unknown = [i for i, key in enumerate(keys) if key not in self._cache]
-        fresh: list[JobResult] = []
-        if unknown:
-            fresh = self._pool.run(f"voting.mathematics:{question}", [(*subjects[i], *self._settings) for i in unknown])
-        for i, result in zip(unknown, fresh, strict=True):
-            self._cache[keys[i]] = result
-        answered = []
-        for key in keys:
-            self._cache.move_to_end(key)
-            answered.append(self._cache[key])
-        while len(self._cache) > _CACHE_ENTRIES:
-            self._cache.popitem(last=False)
-        return answered
+
+class Pairwise:
+    """Two answers are the same when a function says so in either direction."""
+
+    preload = ()
+
+    def __init__(self, function: str) -> None:
+        """Args: function: "module:function", called as function(first, second)."""
+        self._function = function
+
+    def key(self, answer: str) -> str | None:
+        return answer.strip() or None
+
+    def relate(self, keys: Sequence[str]) -> Steps[Relation]:
+        return (yield from _related_by(self._function, keys, in_both_directions=True))
+
+
+def _related_by(
+    function: str, keys: Sequence[str], *, first: tuple[str, ...] = (), in_both_directions: bool = False
+) -> Steps[Relation]:
+    """Compare every pair by function(*first, one, other); what cannot be compared with itself in time abstains."""
+    if len(keys) < 2:
+        return _unrelated(keys)
+    checks = yield Ask(function, tuple((*first, key, key) for key in keys))
+    outcomes = tuple(_outcome(result) for result in checks)
+    pairs = list(combinations([i for i, outcome in enumerate(outcomes) if outcome is Outcome.ANSWERED], 2))
+    asked = [(keys[i], keys[j]) for i, j in pairs]
+    if in_both_directions:
+        asked += [(keys[j], keys[i]) for i, j in pairs]
+    if not asked:
+        return Relation(outcomes, frozenset())
+    results = yield Ask(function, tuple((*first, *pair) for pair in asked))
+    return _relation(outcomes, pairs * (1 + in_both_directions), results)
 
 
 EQUIVALENCES: Registry = {
     "exact": Entry(Exact, ExactOptions),
     "math_verify": Entry(MathVerify, MathVerifyOptions),
+    "numeric": Entry(Numeric, NumericOptions),
+    "raw": Entry(Raw),
+    "reasoning_gym": Entry(ReasoningGym, ReasoningGymOptions),
 }
-"""Equivalences by name; each is called as `target(limits, options)` and returns an Equivalence."""
+"""Equivalences by name; each is called as `target(options)` and returns an Equivalence."""
 
 
-def make_equivalence(section: VotingSection) -> Equivalence:
-    """The equivalence that a configuration names. Starts no process yet.
+def make_equivalence(plugin: Plugin) -> Equivalence:
+    """The equivalence that a configuration names.
 
     Raises:
         ConfigError: unknown name or wrong options.
 
     Example:
-        >>> make_equivalence(VotingSection()).key(" $7$ ")
+        >>> make_equivalence(Plugin(name="exact")).key(" $7$ ")
         '7'
     """
-    target, options = choose(EQUIVALENCES, section.equivalence, "voting.equivalence")
-    made: Equivalence = target(WorkerLimits(section.num_workers, section.cpu_seconds), options)
+    target, options = choose(EQUIVALENCES, plugin, "voting.equivalence")
+    made: Equivalence = target(options)
     return made
+
+
+def _unrelated(keys: Sequence[str]) -> Relation:
+    return Relation((Outcome.ANSWERED,) * len(keys), frozenset())
+
+
+def _outcome(result: JobResult) -> Outcome:
+    if result.is_late:
+        return Outcome.TIMED_OUT
+    return Outcome.ERROR if result.status is JobStatus.ERROR else Outcome.ANSWERED
+
+
+def _relation(outcomes: Sequence[Outcome], pairs: Sequence[tuple[int, int]], results: Sequence[JobResult]) -> Relation:
+    equal = frozenset(pair for pair, result in zip(pairs, results, strict=True) if result.value is True)
+    undecided = {
+        pair for pair, result in zip(pairs, results, strict=True) if result.is_late or result.status is JobStatus.ERROR
+    }
+    return Relation(tuple(outcomes), equal, len(undecided - equal))
