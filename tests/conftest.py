@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from orchestration.machine import cuda_devices
@@ -17,6 +18,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 MARK = watchdog.new_mark("tests")
 """Every process that a test starts inherits it."""
 os.environ.update([MARK.split("=", 1), (watchdog.KEEP_ENVIRONMENT, "1")])
+
+hypothesis.settings.register_profile("quick", max_examples=25)
+hypothesis.settings.register_profile("thorough", max_examples=200)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _ORDER = ("unit", "contracts", "integration", "gpu")
 _GRACE_SECONDS = 15.0

@@ -9,24 +9,28 @@ from numpy.typing import NDArray
 
 from configs.schema import VotingSection
 from quorum.types import Float32Array, Resolution, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
+from voting.asking import Steps
+from voting.resolve import ballots_of
 from voting.rules import make_rule
+from voting.sources import make_source
+from voting.subset import choose_trained
 
 
-def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: VotingSection) -> ScoredGroup:
+def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: VotingSection) -> Steps[ScoredGroup]:
     """Pay each completion of a group by its vote.
 
     Args:
         group: k completions.
         tally: of this group.
         resolution: of this group.
-        section: the rule and its options.
+        section: source, rule, and which completions are trained on.
 
     Returns:
-        The scored group; every completion is trained on, and the KL penalty applies only where there is a label.
+        The scored group. Where nothing is paid the rewards are 0 and the KL penalty does not apply.
 
     Raises:
         ValueError: group, tally and resolution are not of one group.
-        ConfigError: unknown rule or wrong options.
+        ConfigError: unknown rule or source, or wrong options.
     """
     ids = (group.group_id, tally.group_id, resolution.group_id)
     k = len(group.completions)
@@ -36,7 +40,13 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
             f"{len(tally.answers)} answers"
         )
     rule, options = make_rule(section.rule)
-    rewards = rule.pay(tally, resolution, options)
+    rewards, num_unjudged = np.zeros(k, dtype=np.float32), 0
+    if resolution.is_paid and rule.judge is not None:
+        judged = yield from rule.judge(group, tally, resolution, options)
+        rewards, num_unjudged = judged.rewards, judged.num_late
+    elif resolution.is_paid and rule.pay is not None:
+        ballots = ballots_of(tally, make_source(section.labels)[0])
+        rewards = rule.pay(tally, resolution, ballots, options)
     return ScoredGroup(
         group=group,
         tally=tally,
@@ -45,8 +55,9 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
         agreement=resolution.agreement,
         margin=resolution.margin,
         rewards=np.ascontiguousarray(rewards, dtype=np.float32),
-        train_mask=np.ones(k, dtype=np.bool_),
-        kl_mask=resolution.pseudo_label is not None,
+        train_mask=choose_trained(tally, section.train),
+        kl_mask=resolution.is_paid,
+        num_unjudged=num_unjudged,
     )
 
 
@@ -59,6 +70,7 @@ def receipt_of(scored: ScoredGroup) -> ScoreReceipt:
         trained=tuple(bool(used) for used in scored.train_mask),
         reward_sum=float(scored.rewards.sum(dtype=np.float64)),
         reward_hash=reward_hash(scored.rewards, scored.train_mask),
+        num_unjudged=scored.num_unjudged,
     )
 
 

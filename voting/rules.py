@@ -1,150 +1,172 @@
-"""Second phase of a vote: who is elected. A rule is two pure functions, one to elect and one to pay."""
+"""Vote rules: how completions' votes are weighed, who is elected, and what agreement pays. Pure functions."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, field_validator
 
-from configs.schema import Plugin, Share, VotingSection
+from configs.schema import ElectionSection, Plugin
 from quorum.registry import Entry, Options, Registry
-from quorum.types import EndState, Float32Array, Resolution, Tally
+from quorum.types import Completion, EndState, Float32Array, Resolution, RolloutGroup, Tally
+from voting.asking import Steps
+from voting.compat import CompatOptions, Judged, elect_official, judge_official, judge_ttrl
+from voting.election import NOBODY, Ballots, elect, lot, resolution
 from voting.plugins import choose
 
-NOBODY = -1
-
-
-class MajorityOptions(Options):
-    """Options of the majority rule."""
-
-    denominator: Literal["all", "parsed"] = "all"
-    """What agreement is a share of: all completions, or only those that voted."""
-    tie: Literal["nobody", "first", "seeded"] = "nobody"
-    """Who wins when the largest clusters are of one size. first depends on the order of completions."""
-    tie_seed: int = 0
-    """Seed of a seeded tie-break; with the group id and the answers it decides, never the order."""
-    min_agreement: Share = 0.0
-    """Agreement a winner must reach; below it the group is dropped."""
-    drop_no_signal: bool = False
-    """Drop groups whose rewards are all equal: they have no advantage to learn from."""
-
-
-def elect_majority(tally: Tally, options: MajorityOptions) -> Resolution:
-    """Elect the largest cluster of one group.
-
-    An abstention never wins. With denominator "all" it still counts, so agreement falls when the policy stops
-    answering. A tie elects nobody unless told otherwise: breaking it by order would pay reward for noise.
-
-    Args:
-        tally: k completions, C clusters.
-        options: see MajorityOptions.
-
-    Returns:
-        The resolution. Nobody is elected when all abstain or the largest clusters tie (NO_LABEL; agreement 0), or
-        when the winner is below `min_agreement` (BELOW_THRESHOLD; agreement and margin are the winner's).
-
-    Raises:
-        ValueError: the group has no completions.
-
-    Example:
-        >>> from quorum.types import Outcome
-        >>> answered = (Outcome.ANSWERED,) * 3
-        >>> seven = Tally(group_id=5, answers=("7", "7", "3"), outcomes=answered, cluster=(0, 0, 1), sizes=(2, 1),
-        ...               representatives=("7", "3"))
-        >>> resolution = elect_majority(seven, MajorityOptions())
-        >>> resolution.pseudo_label, round(resolution.agreement, 2), round(resolution.margin, 2)
-        ('7', 0.67, 0.33)
-    """
-    k = len(tally.answers)
-    if k == 0:
-        raise ValueError(f"group {tally.group_id} has no completions: there is nothing to vote on")
-    winner = _winner(tally, options)
-    if winner == NOBODY:
-        return _resolution(tally, NOBODY, 0.0, 0.0, EndState.NO_LABEL)
-    denominator = k if options.denominator == "all" else sum(tally.sizes)
-    runner_up = max((size for number, size in enumerate(tally.sizes) if number != winner), default=0)
-    agreement, margin = tally.sizes[winner] / denominator, (tally.sizes[winner] - runner_up) / denominator
-    if agreement < options.min_agreement:
-        return _resolution(tally, NOBODY, agreement, margin, EndState.BELOW_THRESHOLD)
-    no_signal = options.drop_no_signal and tally.sizes[winner] == k
-    return _resolution(tally, winner, agreement, margin, EndState.NO_SIGNAL if no_signal else None)
-
-
-def pay_members(tally: Tally, resolution: Resolution, options: MajorityOptions) -> Float32Array:
-    """[k] 1 for members of the winning cluster, else 0: membership, never a second comparison."""
-    if resolution.label_cluster == NOBODY:
-        return np.zeros(len(tally.cluster), dtype=np.float32)
-    members = [float(number == resolution.label_cluster) for number in tally.cluster]
-    return np.asarray(members, dtype=np.float32)
+_MATHEMATICS = ("voting.answers.mathematics:warm_up",)
+Weight = Literal["one", "mean_logprob", "inverse_length", "self_certainty"]
 
 
 @dataclass(frozen=True, slots=True)
 class VoteRule:
     """A way to turn a tally into a label and rewards."""
 
-    elect: Callable[[Tally, Any], Resolution]
-    """(tally, options) -> resolution of that group."""
-    pay: Callable[[Tally, Resolution, Any], Float32Array]
-    """(tally, resolution, options) -> [k] rewards; all 0 when nobody was elected."""
+    pay: Callable[[Tally, Resolution, Ballots, Any], Float32Array] | None
+    """(tally, resolution, ballots, options) -> [k] rewards. None where `judge` pays."""
+    weigh: Callable[[RolloutGroup, Any], tuple[float, ...]] = lambda group, options: ()
+    """(group, options) -> [k] weights >= 0 of the completions' votes; empty: 1 each."""
+    elect: Callable[[Tally, Ballots, ElectionSection, Any], Resolution] = lambda tally, ballots, section, options: (
+        elect(tally, ballots, section)
+    )
+    """(tally, ballots, voting.elect, options) -> resolution."""
+    judge: Callable[[RolloutGroup, Tally, Resolution, Any], Steps[Judged]] | None = None
+    """Pays by a second comparison in worker processes instead; for the compatible rules alone."""
+    preload: tuple[str, ...] = ()
+    """What `judge` needs in the worker server, as in `Equivalence.preload`."""
+    is_control: bool = False
+    """A baseline that pays for something else than agreement."""
+
+
+class WeightOptions(Options):
+    """Options of rules whose votes can be weighed."""
+
+    weight: Weight = "one"
+    """What a completion's vote weighs: one; mean_logprob: its tokens' geometric mean probability; inverse_length: one
+    over its tokens; self_certainty: how far its token distributions are from uniform (arXiv 2505.19590)."""
+
+    @field_validator("weight")
+    @classmethod
+    def _check_weight(cls, value: Weight) -> Weight:
+        if value == "self_certainty":
+            raise ValueError(
+                "self_certainty needs whole token distributions, and samplers record the sampled tokens' "
+                "log-probabilities alone in this release; mean_logprob is the nearest that they allow"
+            )
+        return value
+
+
+def weigh(group: RolloutGroup, options: WeightOptions) -> tuple[float, ...]:
+    """[k] weights of the completions' votes; empty where each weighs 1.
+
+    A completion without tokens weighs 0.
+    """
+    if options.weight == "one":
+        return ()
+    return tuple(_weight(completion, options.weight) for completion in group.completions)
+
+
+def _weight(completion: Completion, weight: Weight) -> float:
+    num_tokens = len(completion.token_ids)
+    if not num_tokens:
+        return 0.0
+    if weight == "inverse_length":
+        return 1.0 / num_tokens
+    return math.exp(math.fsum(completion.rollout_logprobs.tolist()) / num_tokens)
+
+
+def pay_members(tally: Tally, decided: Resolution, ballots: Ballots, options: Options) -> Float32Array:
+    """[k] 1 for members of the winning cluster, else 0: membership, never a second comparison."""
+    if decided.label_cluster == NOBODY:
+        return np.zeros(len(tally.cluster), dtype=np.float32)
+    return np.asarray([number == decided.label_cluster for number in tally.cluster], dtype=np.float32)
+
+
+class SoftOptions(WeightOptions):
+    """Options of the soft rule."""
+
+    denominator: Literal["parsed", "all"] = "parsed"
+    """What an answer's reward is a share of; the official code takes the completions that could be read."""
+
+
+def pay_shares(tally: Tally, decided: Resolution, ballots: Ballots, options: SoftOptions) -> Float32Array:
+    """[k] each completion's reward is the share of the vote that its own answer has; 0 for abstentions.
+
+    With weights of 1 and k parsed completions the rewards sum to sum over clusters of size^2 / k.
+    """
+    denominator = ballots.num_parsed if options.denominator == "parsed" else ballots.num_all
+    shares = [votes / denominator if denominator else 0.0 for votes in ballots.votes]
+    return np.asarray([shares[number] if number >= 0 else 0.0 for number in tally.cluster], dtype=np.float32)
+
+
+def elect_soft(tally: Tally, ballots: Ballots, section: ElectionSection, options: SoftOptions) -> Resolution:
+    """Like `elect`, but a tie is no reason to pay nothing: the group has no label then, and every answer its share."""
+    decided = elect(tally, ballots, section)
+    if decided.end_state is not EndState.NO_LABEL or not any(ballots.votes):
+        return decided
+    share = max(ballots.votes) / ballots.denominator(section)
+    is_kept = share >= section.min_agreement and section.min_margin == 0
+    end = None if is_kept else EndState.BELOW_THRESHOLD
+    return resolution(tally, NOBODY, share, 0.0, end, is_paid=is_kept)
+
+
+class RandomOptions(Options):
+    """Options of the random control."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of reward 1."""
+    seed: int = 0
+    """With group id and completion index decides each reward."""
+
+
+def pay_random(tally: Tally, decided: Resolution, ballots: Ballots, options: RandomOptions) -> Float32Array:
+    """[k] 1 with the given probability, whatever was answered (arXiv 2506.10947)."""
+    drawn = [
+        int.from_bytes(lot(options.seed, tally.group_id, index), "big") / 2**64 for index in range(len(tally.cluster))
+    ]
+    return np.asarray([value < options.probability for value in drawn], dtype=np.float32)
+
+
+def pay_format(tally: Tally, decided: Resolution, ballots: Ballots, options: Options) -> Float32Array:
+    """[k] 1 for every completion with an answer."""
+    return np.asarray([number >= 0 for number in tally.cluster], dtype=np.float32)
+
+
+def pay_inverted(tally: Tally, decided: Resolution, ballots: Ballots, options: Options) -> Float32Array:
+    """[k] 1 for every answer but the winning one; abstentions and groups without a winner earn nothing."""
+    if decided.label_cluster == NOBODY:
+        return np.zeros(len(tally.cluster), dtype=np.float32)
+    return np.asarray([number >= 0 and number != decided.label_cluster for number in tally.cluster], dtype=np.float32)
+
+
+def elect_always(tally: Tally, ballots: Ballots, section: ElectionSection, options: Options) -> Resolution:
+    """Like `elect`, but the group is paid and kept whoever wins."""
+    decided = elect(tally, ballots, section)
+    return resolution(tally, decided.label_cluster, decided.agreement, decided.margin, None, is_paid=True)
 
 
 VOTE_RULES: Registry = {
-    "majority": Entry(VoteRule(elect_majority, pay_members), MajorityOptions),
+    "majority": Entry(VoteRule(pay_members, weigh), WeightOptions),
+    "soft": Entry(VoteRule(pay_shares, weigh, elect_soft), SoftOptions),
+    "random": Entry(VoteRule(pay_random, elect=elect_always, is_control=True), RandomOptions),
+    "format_only": Entry(VoteRule(pay_format, elect=elect_always, is_control=True)),
+    "inverted": Entry(VoteRule(pay_inverted, is_control=True)),
+    "srt_compat": Entry(
+        VoteRule(None, elect=elect_official, judge=judge_official, preload=_MATHEMATICS), CompatOptions
+    ),
+    "ttrl_compat": Entry(VoteRule(None, judge=judge_ttrl, preload=_MATHEMATICS)),
 }
 """Vote rules by name; each target is a VoteRule, whose functions take the validated options last."""
 
 
-def make_rule(plugin: Plugin) -> tuple[VoteRule, Options]:
+def make_rule(plugin: Plugin) -> tuple[VoteRule, Any]:
     """The configured vote rule and its validated options.
 
     Raises:
         ConfigError: unknown name or wrong options.
     """
     return choose(VOTE_RULES, plugin, "voting.rule")
-
-
-def resolve(tallies: Sequence[Tally], section: VotingSection) -> list[Resolution]:
-    """Decide a step's votes, in the order given: group order.
-
-    Args:
-        tallies: one per group.
-        section: the rule and its options.
-
-    Returns:
-        One resolution per tally, in the same order.
-
-    Raises:
-        ConfigError: unknown rule or wrong options.
-    """
-    rule, options = make_rule(section.rule)
-    return [rule.elect(tally, options) for tally in tallies]
-
-
-def _winner(tally: Tally, options: MajorityOptions) -> int:
-    best = max(tally.sizes, default=0)
-    leaders = [number for number, size in enumerate(tally.sizes) if size == best]
-    if len(leaders) == 1 or (leaders and options.tie == "first"):
-        return leaders[0]
-    if not leaders or options.tie == "nobody":
-        return NOBODY
-    return min(leaders, key=lambda number: _lot(options.tie_seed, tally.group_id, tally.representatives[number]))
-
-
-def _lot(seed: int, group_id: int, answer: str) -> bytes:
-    text = f"{seed}/{group_id}/{answer}".encode(errors="surrogatepass")
-    return hashlib.blake2b(text, digest_size=8).digest()
-
-
-def _resolution(tally: Tally, winner: int, agreement: float, margin: float, end: EndState | None) -> Resolution:
-    return Resolution(
-        group_id=tally.group_id,
-        label_cluster=winner,
-        pseudo_label=None if winner == NOBODY else tally.representatives[winner],
-        provenance="majority",
-        agreement=agreement,
-        margin=margin,
-        end_state=end,
-    )

@@ -4,9 +4,10 @@ It is started with a fresh interpreter, so it never runs the user's main script 
 the control socket or the pool's process dies; workers end with it. A worker is ended by the kernel (SIGPROF) when
 one job has used its CPU time, so a busy machine cannot change what is decided.
 
-Wire: the control socket carries CONTROL requests (fork, with the worker's socket attached; reap) and one REPLY each;
-a worker's socket carries frames of JSON: a list of [function, arguments] in, one [status, value, is_spent] per job
-out, in order. A spent worker (out of memory, or close to it) is to be replaced.
+Wire: the control socket carries CONTROL requests (fork at a niceness, with the worker's socket attached; reap a process
+id) and one REPLY each, in order; a worker's socket carries frames of JSON: [CPU seconds of each job, function, list of
+arguments] in, one [status, value, is_spent] per job out, in order. A spent worker (out of memory, or close to it) is to
+be replaced.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def main(control_fd: int, settings: dict[str, Any]) -> None:
 
     Args:
         control_fd: the server's end of the control socket.
-        settings: `preload` ("module" or "module:function" to import and call), `cpu_seconds`, `memory_bytes`,
-            `parent` (process id of the pool).
+        settings: `preload` ("module" or "module:function" to import and call), `memory_bytes`, `parent` (process id
+            of the pool).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
@@ -89,18 +90,18 @@ def _serve(control: socket.socket, children: set[int], settings: dict[str, Any])
         message, fds, _, _ = socket.recv_fds(control, CONTROL.size, 1)
         if len(message) != CONTROL.size:
             return
-        order, pid = CONTROL.unpack(message)
+        order, number = CONTROL.unpack(message)
         if order == FORK:
-            pid = _fork(control, socket.socket(fileno=fds[0]), settings)
+            pid = _fork(control, socket.socket(fileno=fds[0]), settings, niceness=number)
             children.add(pid)
             control.sendall(REPLY.pack(pid))
         else:
-            status = _reap(pid)  # the pool sends this for a worker that is dead or was just killed
-            children.discard(pid)
+            status = _reap(number)  # the pool sends this for a worker that is dead or was just killed
+            children.discard(number)
             control.sendall(REPLY.pack(os.waitstatus_to_exitcode(status)))
 
 
-def _fork(control: socket.socket, connection: socket.socket, settings: dict[str, Any]) -> int:
+def _fork(control: socket.socket, connection: socket.socket, settings: dict[str, Any], niceness: int) -> int:
     server = os.getpid()
     pid = os.fork()
     if pid:
@@ -109,7 +110,8 @@ def _fork(control: socket.socket, connection: socket.socket, settings: dict[str,
     try:
         control.close()
         _end_with_parent(server)
-        _work(connection, settings["cpu_seconds"], settings["memory_bytes"])
+        os.nice(niceness)
+        _work(connection, settings["memory_bytes"])
     finally:
         os._exit(1)
 
@@ -121,18 +123,23 @@ def _end_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _work(connection: socket.socket, cpu_seconds: float, memory_bytes: int) -> None:
-    """Run jobs until the socket closes."""
+def _work(connection: socket.socket, memory_bytes: int) -> None:
+    """Run jobs until the socket closes. The memory limit is for what jobs add to what the server had imported."""
+    inherited_peak = _peak_bytes()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    while (jobs := read_frame(connection)) is not None:
-        for function, arguments in jobs:
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = _address_space_bytes() + memory_bytes
+        limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    while (message := read_frame(connection)) is not None:
+        cpu_seconds, function, jobs = message
+        for arguments in jobs:
             status, value = _run(function, arguments, cpu_seconds)
-            is_spent = status == MEMORY or _peak_bytes() > memory_bytes // 2
+            is_spent = status == MEMORY or _peak_bytes() - inherited_peak > memory_bytes // 2
             connection.sendall(frame_of([status, value, is_spent]))
     os._exit(0)
 
@@ -154,6 +161,11 @@ def _run(function: str, arguments: list[Any], cpu_seconds: float) -> tuple[str, 
 def _peak_bytes() -> int:
     unit = 1024 if sys.platform == "linux" else 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _address_space_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _function(spec: str) -> Any:

@@ -1,117 +1,56 @@
 """A pool of worker processes that can be killed: runs functions on hostile input under a hard deadline.
 
-A job's deadline is its worker's CPU time, kept by the kernel, so that a busy machine does not change results; a wall
-limit far behind it ends jobs that sleep. A worker over its deadline or memory limit is killed and replaced from a
-warm server. The pool leaves no process behind: when its owner dies, however it dies, so do they.
+A job's deadline is its worker's CPU time, kept by the kernel, so that a busy machine does not change results. Jobs
+start in the fast lane, whose workers give each a few milliseconds; what needs more is run again in the slow lane, by
+workers of low priority, so that jobs that hang delay only those who asked for them. A worker over its limits is killed
+and replaced from a warm server. No process outlives the pool's owner, however that ends.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
-import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
 from typing import Any
 
 from quorum.errors import VotingError
-from voting.jobs import Batch, JobResult, JobStatus
-from voting.worker_server import CONTROL, DONE, FORK, FRAME, REAP, REPLY, frame_of
+from voting.jobs import Budget, Call, JobResult, JobStatus
+from voting.worker_processes import Server, Worker
+from voting.worker_server import DONE
 
 GIB = 1 << 30
+QUICK_SECONDS = 0.04
+"""CPU time of a job in the fast lane: twice what the dearest ordinary parse takes in a new worker."""
+QUICK_WALL_SECONDS = 2.0
+"""Without a result for so long a fast worker's job moves to the slow lane: it sleeps, or the machine is very busy."""
 WALL_FACTOR = 10
-"""The wall limit of one job is this many times its CPU limit."""
+"""A slow worker that uses no CPU time for this many times a job's CPU limit sleeps, and is killed."""
 START_SECONDS = 120.0
 """For the server's imports on a busy machine."""
-CONTROL_SECONDS = 30.0
-"""For one fork or reap, which take milliseconds."""
-_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from voting.worker_server import main; "
-_BOOT += "main(int(sys.argv[2]), json.loads(sys.argv[3]))"
+_TICK_SECONDS = 0.1
+_MAX_RESTARTS_IN_A_ROW = 2
 
 
-@dataclass(slots=True)
-class _Worker:
-    pid: int
-    connection: socket.socket
-    jobs: deque[int] = field(default_factory=deque)
-    buffer: bytearray = field(default_factory=bytearray)
-    wall_deadline: float = 0.0
+class Lane(IntEnum):
+    """Which workers a call goes to; the value is their niceness."""
 
-
-class _Server:
-    """Handle of the warm process that forks workers (`voting.worker_server`)."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._control, remote = socket.socketpair()
-        with remote:
-            command = [sys.executable, "-W", "ignore", "-c", _BOOT]
-            arguments = [json.dumps(sys.path), str(remote.fileno()), json.dumps(settings)]
-            self._process = subprocess.Popen(
-                command + arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[remote.fileno()],
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def wait_ready(self, timeout: float) -> None:
-        try:
-            self._reply(timeout)
-        except OSError as error:
-            self.stop(timeout=1.0)
-            raise VotingError(
-                f"the voting worker server (pid {self.pid}) did not start within {timeout:g} s "
-                f"(exit code {self._process.poll()}): {error}; its own error output says why"
-            ) from error
-
-    def fork(self) -> tuple[int, socket.socket]:
-        """A new worker: its process id and our end of its socket."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._control.settimeout(CONTROL_SECONDS)
-            socket.send_fds(self._control, [CONTROL.pack(FORK, 0)], [theirs.fileno()])
-            return self._reply(CONTROL_SECONDS), ours
-
-    def reap(self, pid: int) -> int:
-        """Exit code of a worker that is dead or was just killed; negative for a signal."""
-        self._control.settimeout(CONTROL_SECONDS)
-        self._control.sendall(CONTROL.pack(REAP, pid))
-        return self._reply(CONTROL_SECONDS)
-
-    def stop(self, timeout: float) -> None:
-        """End the server and with it every worker."""
-        self._control.close()
-        try:
-            self._process.wait(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(timeout=CONTROL_SECONDS)
-
-    def _reply(self, timeout: float) -> int:
-        self._control.settimeout(timeout)
-        answer = self._control.recv(REPLY.size)
-        if len(answer) != REPLY.size:
-            raise ConnectionResetError("the process is gone")
-        return int(REPLY.unpack(answer)[0])
+    FAST = 0
+    SLOW = 10
 
 
 class WorkerPool:
-    """Killable worker processes. One caller at a time; not thread-safe.
+    """Killable worker processes, used from one event loop at a time.
 
     Example:
-        >>> with WorkerPool(num_workers=1, cpu_seconds=1.0) as pool:
-        ...     [result.value for result in pool.run("operator:add", [(1, 2), (3, 4)])]
+        >>> pool = WorkerPool(num_workers=1, cpu_seconds=1.0)
+        >>> [result.value for result in asyncio.run(pool.run("operator:add", [(1, 2), (3, 4)]))]
         [3, 7]
+        >>> pool.stop()
     """
 
     def __init__(
@@ -125,23 +64,28 @@ class WorkerPool:
         """Starts nothing yet.
 
         Args:
-            num_workers: processes, >= 1.
+            num_workers: processes in each lane, >= 1; the slow lane's are started when first needed.
             cpu_seconds: CPU time of one job.
             memory_bytes: address space of one worker (enforced on Linux).
             preload: "module" to import, or "module:function" to call, in the server before workers are forked.
         """
         if num_workers < 1 or cpu_seconds <= 0:
             raise ValueError(f"num_workers must be >= 1 and cpu_seconds > 0, got {num_workers} and {cpu_seconds}")
-        self._num_workers, self._wall_seconds = num_workers, WALL_FACTOR * cpu_seconds
-        self._settings: dict[str, Any] = {
-            "cpu_seconds": cpu_seconds,
-            "memory_bytes": memory_bytes,
-            "preload": list(preload),
-        }
-        self._server: _Server | None = None
-        self._workers: list[_Worker] = []
+        self._num_workers, self._cpu_seconds = num_workers, cpu_seconds
+        self._settings: dict[str, Any] = {"memory_bytes": memory_bytes, "preload": list(preload)}
+        self._server: Server | None = None
+        self._workers: list[Worker] = []
+        self._num_forking = dict.fromkeys(Lane, 0)
+        self._queues: dict[Lane, deque[Call]] = {lane: deque() for lane in Lane}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._restarts = 0
+        self._calls: dict[Call, Lane] = {}
+        """Every call somebody waits for."""
         self.num_replaced = 0
         """Workers killed at a deadline, spent, or lost in a crash, since the pool was made."""
+        self.replace_seconds: list[float] = []
+        """From each of the last 1,000 of them until its successor was there."""
 
     @property
     def pids(self) -> list[int]:
@@ -149,29 +93,42 @@ class WorkerPool:
         return [self._server.pid, *(worker.pid for worker in self._workers)] if self._server else []
 
     def start(self, timeout: float = START_SECONDS) -> None:
-        """Start server and workers and wait until they are ready; does nothing when they run.
+        """Start server and fast workers and wait until they are ready; does nothing when they run.
 
         Raises:
             VotingError: the server did not come up within `timeout` seconds.
         """
         if self._server is not None:
             return
-        server = _Server({**self._settings, "parent": os.getpid()})
-        server.wait_ready(timeout)
+        server = Server({**self._settings, "parent": os.getpid()})
+        server.wait(timeout)
         self._server = server
         try:
-            self._workers = [_Worker(*server.fork()) for _ in range(self._num_workers)]
-        except OSError as error:
-            raise self._lost(error) from error
+            for _ in range(self._num_workers):
+                self._fork(Lane.FAST)
+            server.wait(timeout)
+        except (OSError, VotingError) as error:
+            self._end(timeout=1.0)
+            if isinstance(error, VotingError):
+                raise
+            raise VotingError(f"the voting worker server (pid {server.pid}) is gone: {error}") from error
 
-    def run(self, function: str, arguments: Iterable[Sequence[Any]]) -> list[JobResult]:
-        """Run `function` on every tuple of arguments, each under its own deadline.
-
-        A job whose worker dies for no reason of the pool's is tried once more.
+    async def run(
+        self,
+        function: str,
+        arguments: Iterable[Sequence[Any]],
+        *,
+        lane: Lane = Lane.SLOW,
+        budget: Budget | None = None,
+    ) -> list[JobResult]:
+        """Run `function` on every tuple of arguments, each under its own CPU deadline.
 
         Args:
             function: "module:function", importable in the worker.
             arguments: one sequence of JSON values per job.
+            lane: SLOW runs a job to its end or its deadline; FAST gives up with status SLOW after QUICK_SECONDS.
+            budget: wall time that is left to whoever asks, spent from when the first job is handed to a worker: waiting
+                behind others costs nothing. Jobs not settled when it is spent are EXPIRED. None sets no limit.
 
         Returns:
             One result per job, in order.
@@ -179,112 +136,277 @@ class WorkerPool:
         Raises:
             VotingError: workers can no longer be started.
         """
+        jobs = [list(job) for job in arguments]
+        if not jobs:
+            return []
         self.start()
-        batch = Batch(function, [list(job) for job in arguments])
-        while batch.num_open:
-            for worker in list(self._workers):
-                if not worker.jobs and batch.queue:
-                    self._send(worker, batch)
-            self._receive(batch)
-        return [result for result in batch.results if result is not None]
+        self._attach()
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._tick)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settled(error: Exception | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error else done.set_result(None)
+
+        call = Call(function, jobs, settled, float("inf") if budget is None else budget.seconds)
+        self._calls[call] = lane
+        self._queues[lane].append(call)
+        self._dispatch()
+        try:
+            await done
+        finally:
+            call.expire()
+            self._drop(call)
+            del self._calls[call]
+            if budget is not None:
+                budget.seconds -= call.seconds_worked
+        return [result for result in call.results if result is not None]
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End every process of the pool within `timeout` seconds; it can be started again."""
+        """End every process of the pool within `timeout` seconds; calls that are open fail. It can be started again."""
+        loop = self._loop
+        self._end(timeout)
+        if loop is not None and not loop.is_closed():
+            for call in list(self._calls):
+                call.fail(VotingError("the voting workers were stopped while a call was open"))
+
+    def _end(self, timeout: float) -> None:
+        self._detach()
         for worker in self._workers:
             worker.connection.close()
-        self._workers = []
+        self._workers, self._num_forking = [], dict.fromkeys(Lane, 0)
         if self._server is not None:
             self._server.stop(timeout)
             self._server = None
 
-    def __enter__(self) -> WorkerPool:
-        self.start()
-        return self
+    # ---- event loop
 
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def _send(self, worker: _Worker, batch: Batch) -> None:
-        jobs = batch.take(self._num_workers)
-        worker.jobs.extend(jobs)
-        worker.wall_deadline = time.monotonic() + self._wall_seconds
-        worker.connection.settimeout(self._wall_seconds)
-        try:
-            worker.connection.sendall(frame_of([[batch.function, batch.arguments[job]] for job in jobs]))
-        except OSError:  # it was killed while idle: no job did that
-            batch.put_back(worker.jobs)
-            worker.jobs.clear()
-            self._replace(worker)
-
-    def _receive(self, batch: Batch) -> None:
-        """Wait for the next results, or for the first wall deadline."""
-        busy = [worker for worker in self._workers if worker.jobs]
-        if not busy:
+    def _attach(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
             return
-        with selectors.DefaultSelector() as selector:
-            for worker in busy:
-                selector.register(worker.connection, selectors.EVENT_READ, worker)
-            first = min(worker.wall_deadline for worker in busy)
-            ready = {key.data.pid for key, _ in selector.select(max(0.0, first - time.monotonic()))}
-        for worker in busy:
-            if worker.pid in ready:
-                self._read(worker, batch)
-            elif time.monotonic() >= worker.wall_deadline:
-                self._bury(worker, batch, timed_out=True)
+        self._detach()
+        self._loop = loop
+        assert self._server is not None
+        loop.add_reader(self._server.control, self._read_server)
+        for worker in self._workers:
+            loop.add_reader(worker.connection, self._read_worker, worker)
+        if self._calls:  # the server was replaced in the middle of them
+            self._ticker = loop.call_later(_TICK_SECONDS, self._tick)
 
-    def _read(self, worker: _Worker, batch: Batch) -> None:
-        try:
-            data = worker.connection.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
-            self._bury(worker, batch, timed_out=False)
-            return
-        worker.buffer += data
-        while len(worker.buffer) >= FRAME.size:
-            end = FRAME.size + FRAME.unpack_from(worker.buffer)[0]
-            if len(worker.buffer) < end:
+    def _detach(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            if self._ticker is not None:
+                self._ticker.cancel()
+            for connection in [worker.connection for worker in self._workers] + (
+                [self._server.control] if self._server else []
+            ):
+                if connection.fileno() >= 0:
+                    self._loop.remove_reader(connection)
+        self._loop = self._ticker = None
+
+    def _tick(self) -> None:
+        """Look at what no event tells: deadlines of callers, and workers that sleep."""
+        assert self._loop is not None
+        self._ticker = self._loop.call_later(_TICK_SECONDS, self._tick) if self._calls else None
+        now = time.monotonic()
+        for call in list(self._calls):
+            if call.seconds_worked >= call.seconds:
+                call.expire()
+                self._drop(call)
+        for worker in list(self._workers):
+            if worker.jobs and now >= worker.wall_deadline:
+                if worker.is_slow and worker.used_cpu():
+                    self._renew(worker)
+                else:
+                    self._bury(worker, timed_out=True)
+        self._dispatch()
+
+    # ---- lanes
+
+    def _dispatch(self) -> None:
+        """Hand waiting jobs to idle workers, calls in turn; fork slow workers as they are needed.
+
+        Looks anew at every step: each may find the server gone, and then every worker is another.
+        """
+        for lane in Lane:
+            while (call := self._next_call(lane)) and (worker := self._idle_worker(lane)):
+                self._queues[lane].rotate(-1)
+                self._send(worker, call, lane)
+        while self._num_forking[Lane.SLOW] < sum(len(call.queue) for call in self._queues[Lane.SLOW]):
+            if sum(worker.is_slow for worker in self._workers) + self._num_forking[Lane.SLOW] >= self._num_workers:
                 break
-            status, value, is_spent = json.loads(worker.buffer[FRAME.size : end])
-            del worker.buffer[:end]
-            worker.wall_deadline = time.monotonic() + self._wall_seconds
-            result = JobResult(JobStatus.DONE, value) if status == DONE else JobResult(JobStatus.ERROR, value or status)
-            batch.finish(worker.jobs.popleft(), result)
-            if is_spent:
-                batch.put_back(worker.jobs)
+            self._guarded(lambda: self._fork(Lane.SLOW))
+
+    def _next_call(self, lane: Lane) -> Call | None:
+        """The call whose turn it is, first of its queue; those that have cost a worker wait behind all others."""
+        queue = self._queues[lane]
+        for _ in range(len(queue)):
+            if not queue[0].queue:
+                queue.popleft()
+            elif queue[0].is_suspect:
+                queue.rotate(-1)
+            else:
+                break
+        return queue[0] if queue else None
+
+    def _idle_worker(self, lane: Lane) -> Worker | None:
+        return next((w for w in self._workers if w.is_slow == (lane is Lane.SLOW) and not w.jobs), None)
+
+    def _send(self, worker: Worker, call: Call, lane: Lane) -> None:
+        if lane is Lane.SLOW:
+            jobs, limit = [call.queue.popleft()], self._cpu_seconds
+        else:
+            jobs, limit = call.take(self._num_workers), min(QUICK_SECONDS, self._cpu_seconds)
+        call.begin()
+        try:
+            worker.send(call, jobs, limit)
+        except OSError:  # it was killed while idle: no job did that
+            worker.jobs.clear()
+            call.put_back(jobs)
+            self._replace(worker)
+            return
+        worker.used_cpu()
+        self._renew(worker)
+
+    def _renew(self, worker: Worker) -> None:
+        seconds = WALL_FACTOR * self._cpu_seconds if worker.is_slow else QUICK_WALL_SECONDS
+        worker.wall_deadline = time.monotonic() + seconds
+
+    def _drop(self, call: Call) -> None:
+        """Nobody waits for this call any more: a slow worker that is on it is free for others."""
+        for queue in self._queues.values():
+            if call in queue:
+                queue.remove(call)
+        for worker in list(self._workers):
+            if worker.call is call and worker.jobs and worker.is_slow:
                 worker.jobs.clear()
                 self._replace(worker)
-                return
 
-    def _bury(self, worker: _Worker, batch: Batch, *, timed_out: bool) -> None:
-        """A worker died: settle the job it was on, return the others to the queue, fork its successor."""
-        jobs, worker.jobs = worker.jobs, deque()
-        exit_code = self._replace(worker)
-        job = jobs.popleft()
-        batch.put_back(jobs)
-        if timed_out or exit_code == -signal.SIGPROF:
-            batch.finish(job, JobResult(JobStatus.TIMED_OUT))
+    # ---- workers
+
+    def _read_worker(self, worker: Worker) -> None:
+        results = worker.read()
+        if results is None:
+            self._bury(worker, timed_out=False)
+            return
+        call = worker.call
+        assert call is not None
+        for status, value, is_spent in results:
+            job = worker.jobs.popleft()
+            done = JobResult(JobStatus.DONE, value) if status == DONE else JobResult(JobStatus.ERROR, value or status)
+            call.settle(job, done)
+            self._restarts = 0
+            if is_spent:
+                self._return_jobs(worker)
+                self._replace(worker)
+                break
         else:
-            batch.retry_or_fail(job, f"the worker ended with code {exit_code}")
+            self._renew(worker)
+        if not worker.jobs:
+            self._dispatch()
 
-    def _replace(self, worker: _Worker) -> int:
-        """Kill a worker if it still lives and fork another in its place; returns the first one's exit code."""
-        assert self._server is not None
+    def _bury(self, worker: Worker, *, timed_out: bool) -> None:
+        """A worker died, or is to: settle the job it was on, return the others to the queue, fork its successor."""
+        if worker not in self._workers:  # it went with its server
+            return
+        call = worker.call
+        if call is None or not worker.jobs:  # it was killed while idle
+            self._replace(worker)
+            return
+        job = worker.jobs.popleft()
+        call.is_suspect = True
+        self._return_jobs(worker)
+        over = JobResult(JobStatus.TIMED_OUT if worker.is_slow else JobStatus.SLOW)
+        if timed_out:
+            call.settle(job, over)
+            self._replace(worker)
+            return
+
+        def settle(exit_code: int) -> None:
+            if exit_code == -signal.SIGPROF:
+                call.settle(job, over)
+            else:
+                call.retry_or_fail(job, f"the worker ended with code {exit_code}")
+                self._requeue(call, worker.is_slow)
+
+        self._replace(worker, settle)
+
+    def _return_jobs(self, worker: Worker) -> None:
+        assert worker.call is not None
+        worker.call.put_back(worker.jobs)
+        worker.jobs.clear()
+        self._requeue(worker.call, worker.is_slow)
+
+    def _requeue(self, call: Call, is_slow: bool) -> None:
+        queue = self._queues[Lane.SLOW if is_slow else Lane.FAST]
+        if call.queue and call not in queue:
+            queue.append(call)
+
+    def _replace(self, worker: Worker, on_reaped: Callable[[int], None] = lambda code: None) -> None:
+        """Kill a worker if it still lives and fork another in its place; `on_reaped` gets its exit code."""
+        if worker not in self._workers:  # it went with its server
+            return
         self.num_replaced += 1
-        position = self._workers.index(worker)
-        worker.connection.close()
-        try:
-            os.kill(worker.pid, signal.SIGKILL)  # the server keeps its process id until it is reaped
-            exit_code = self._server.reap(worker.pid)
-            self._workers[position] = _Worker(*self._server.fork())
-        except OSError as error:
-            raise self._lost(error) from error
-        return exit_code
+        self._workers.remove(worker)
+        if self._loop is not None:
+            self._loop.remove_reader(worker.connection)
 
-    def _lost(self, error: OSError) -> VotingError:
+        def replace() -> None:
+            assert self._server is not None
+            worker.kill()
+            self._server.reap(worker.pid, on_reaped)
+            self._fork(Lane.SLOW if worker.is_slow else Lane.FAST)
+
+        self._guarded(replace)
+
+    def _fork(self, lane: Lane) -> None:
+        assert self._server is not None
+        asked_at = time.monotonic()
+        self._num_forking[lane] += 1
+
+        def forked(pid: int, connection: socket.socket) -> None:
+            self._num_forking[lane] -= 1
+            worker = Worker(pid, connection, is_slow=lane is Lane.SLOW)
+            self._workers.append(worker)
+            if self._loop is not None:
+                self.replace_seconds[:] = [*self.replace_seconds[-999:], time.monotonic() - asked_at]
+                self._loop.add_reader(connection, self._read_worker, worker)
+                self._dispatch()
+
+        self._server.fork(lane, forked)
+
+    # ---- server
+
+    def _read_server(self) -> None:
+        assert self._server is not None
+        self._guarded(self._server.read_answers)
+
+    def _guarded(self, exchange: Callable[[], None]) -> None:
+        """Do something with the server; when it is gone, start another and go on with every open call."""
+        try:
+            exchange()
+        except OSError as error:
+            self._restart(error)
+
+    def _restart(self, error: OSError) -> None:
         assert self._server is not None
         pid = self._server.pid
-        self.stop()
-        return VotingError(
-            f"the voting worker server (pid {pid}) is gone: {error}; it was killed from outside, likely for memory"
-        )
+        self._end(timeout=1.0)
+        self._restarts += 1
+        try:
+            if self._restarts > _MAX_RESTARTS_IN_A_ROW:
+                raise VotingError(f"so are {_MAX_RESTARTS_IN_A_ROW} started in its place")
+            self.start()
+        except VotingError as second:
+            for call in list(self._calls):
+                call.fail(
+                    VotingError(f"the voting worker server (pid {pid}) is gone: {error}; killed for memory? {second}")
+                )
+            return
+        for call, lane in self._calls.items():
+            call.begin_again()
+            self._requeue(call, lane is Lane.SLOW)
+        self._attach()
+        self._dispatch()
