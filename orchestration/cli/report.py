@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 
-def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name under runs/.")]) -> None:
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name under runs/.")],
+    between: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="STEP STEP",
+            help="Compare the prompts of these two evaluations, named by the steps done before each.  "
+            "[default: the first and the last]",
+        ),
+    ] = None,
+) -> None:
     """Write report.html of a run (finished, killed or still going) and print its summary.
 
     The report is one self-contained file: plots, configuration, sample groups before and after, and prompts
@@ -17,6 +27,6 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory
     from orchestration.watch.report import story, write_report
 
     path = resolve_run(run)
-    written = write_report(path)
-    print(story(path))
+    written = write_report(path, between)
+    print(story(path, between))
     print(f"report: {written}")

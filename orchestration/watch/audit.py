@@ -27,6 +27,7 @@ from quorum.types import Role
 FILES = {Role.TRAIN: "labels.jsonl", Role.EVAL: "eval.jsonl"}
 """Under `audit/`: one row per scored file."""
 PROMPTS_FILE = "prompts.jsonl"
+THRESHOLDS_FILE = "thresholds.jsonl"
 FINISH = b"finish\n"
 POLL_SECONDS = 0.2
 

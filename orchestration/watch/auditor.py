@@ -3,7 +3,8 @@
 Besides `evaluate` nothing else sees reference answers. It runs in a process of its own, `orchestration.watch.audit`.
 
 consumes: closed Parquet files.  waits for: the next one, or its driver's word.  unblocked by: the file system, stdin.
-produces: rows of `audit/`: labels.jsonl (one per step), eval.jsonl (per evaluation), prompts.jsonl (per group).
+produces: rows of `audit/`: labels.jsonl (one per step), eval.jsonl (per evaluation), prompts.jsonl (per group),
+thresholds.jsonl (per step and evaluation).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from data.references import References, load_references
 from orchestration.group_table import GroupFile, closed_files
 from orchestration.run_dir import read_config
 from orchestration.storage import storage_errors
-from orchestration.watch.audit import FILES, FINISH, POLL_SECONDS, PROMPTS_FILE
+from orchestration.watch.audit import FILES, FINISH, POLL_SECONDS, PROMPTS_FILE, THRESHOLDS_FILE
 from orchestration.watch.audit_scores import PromptHistory, label_metrics
 from orchestration.watch.evaluate import read_scored, summarize
 from orchestration.watch.grade import Grader
 from orchestration.watch.jsonl import append_rows, read_rows
+from orchestration.watch.thresholds import threshold_row
 from quorum.errors import QuorumError
 from quorum.types import Role
 
@@ -69,6 +71,8 @@ class Auditor:
         result = summarize(scores, self._config.run.seed) if file.role is Role.EVAL else label_metrics(scores)
         if prompts:
             append_rows(self._folder / PROMPTS_FILE, prompts)
+            row = place | {"role": file.role.value} | threshold_row(scores)
+            append_rows(self._folder / THRESHOLDS_FILE, [row])
         append_rows(self._folder / FILES[file.role], [place | result])
         self._done.add((file.role, *place.values()))
 

@@ -23,6 +23,7 @@ SHOWN = {
     "vote/no_label_share": "no label",
     "vote/unanimous_share": "unanimous",
     "vote/modal_answer_share": "modal answer",
+    "vote/label_flip_share": "label flips",
     "audit/label_accuracy": "label accuracy",
     "learn/entropy_mean": "entropy",
     "learn/kl_mean": "KL to base",
@@ -34,7 +35,13 @@ SHOWN = {
     "time/step_seconds": "step seconds",
 }
 """Metrics in the live table."""
-PLAIN = ("vote/reward_mean", "vote/agreement_mean", "audit/label_accuracy", "learn/entropy_mean", "learn/kl_mean")
+PLAIN: tuple[str, ...] = (
+    "vote/reward_mean",
+    "vote/agreement_mean",
+    "audit/label_accuracy",
+    "learn/entropy_mean",
+    "learn/kl_mean",
+)
 PLAIN += ("rollout/completion_tokens_mean", "rollout/tokens_per_second", "time/step_seconds")
 """Metrics of a plain line."""
 EVENTS_SHOWN = 6

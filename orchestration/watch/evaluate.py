@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from configs.schema import EvaluationSection
 from data.references import References
 from orchestration.watch.grade import Grader
+from orchestration.watch.vote_metrics import majority_ratio
 from quorum.errors import DataError
 from quorum.types import SamplingSettings
 
@@ -51,6 +52,8 @@ class PromptScore:
     majority_answer: str | None
     """The most common answer; None without an answer or on a tie."""
     majority_correct: bool
+    majority_ratio: float
+    """The largest cluster's share of all n completions."""
     label: str | None
     """The pseudo-label of a training group; None where nobody was elected."""
     label_correct: bool
@@ -148,10 +151,14 @@ def score_rows(rows: pa.Table, references: References, grader: Grader) -> list[P
         VotingError: the equivalence's worker processes could not be started.
     """
     token_ids = rows.column("completions").combine_chunks()
+    entries = rows.drop_columns("completions").to_pylist()
+    known = [None if row["answers"] is None else references.get(row["prompt_id"]) for row in entries]
+    grader.grade_ahead(
+        (reference, row["answers"]) for row, reference in zip(entries, known, strict=True) if reference is not None
+    )
     scores = []
-    for index, row in enumerate(rows.drop_columns("completions").to_pylist()):
-        reference = references.get(row["prompt_id"])
-        if reference is None or row["answers"] is None:
+    for index, (row, reference) in enumerate(zip(entries, known, strict=True)):
+        if reference is None:
             continue
         majority, label = majority_of(row["sizes"], row["representatives"]), row["pseudo_label"]
         verdicts = grader.grade(reference, [*row["answers"], majority, label])
@@ -164,6 +171,7 @@ def score_rows(rows: pa.Table, references: References, grader: Grader) -> list[P
                 correct=tuple(verdicts[:-2]),
                 majority_answer=majority,
                 majority_correct=verdicts[-2],
+                majority_ratio=majority_ratio(row["sizes"], len(row["answers"])),
                 label=label,
                 label_correct=verdicts[-1],
                 rewards=None if row["rewards"] is None else tuple(row["rewards"]),
@@ -260,7 +268,7 @@ def score_table(row: Mapping[str, Any]) -> str:
     if len(named) > 1:
         named["macro average"] = row["macro"]
     width = max(len(name) for name in [*named, "data source"])
-    lines = []
+    lines: list[str] = []
     for name, figures in named.items():
         n = figures["num_completions"]
         passes = figures["pass_accuracy"]

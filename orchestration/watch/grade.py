@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from configs.schema import VotingSection
-from voting.equivalence import Equivalence, make_equivalence
+from voting.library import Voting
 
 
 class Grader:
@@ -17,9 +17,13 @@ class Grader:
             grader.grade("1/2", ["0.5", None, "3"])
     """
 
-    def __init__(self, section: VotingSection) -> None:
-        """Raises ConfigError when the equivalence is unknown."""
-        self._equivalence: Equivalence = make_equivalence(section)
+    def __init__(self, section: VotingSection, plugins: Sequence[str] = ()) -> None:
+        """Bind the equivalence of a section and its limits; nothing else of it is used.
+
+        Raises:
+            ConfigError: the equivalence is unknown.
+        """
+        self._voting = Voting(VotingSection(equivalence=section.equivalence, service=section.service), plugins=plugins)
         self._known: dict[tuple[str, str], bool] = {}
 
     def grade(self, reference: str, answers: Sequence[str | None]) -> list[bool]:
@@ -31,23 +35,40 @@ class Grader:
 
         Returns:
             [n]. An answer that cannot be compared in time is wrong; so is every answer to an empty reference.
-        """
-        target = self._equivalence.key(reference)
-        return [answer is not None and self._equal(target, self._equivalence.key(answer)) for answer in answers]
 
-    def _equal(self, target: str, key: str) -> bool:
-        if not target or not key:
-            return False
-        if key == target:
-            return True
-        pair = (min(target, key), max(target, key))
-        if pair not in self._known:
-            self._known[pair] = bool(self._equivalence.relate(pair).pairs)
-        return self._known[pair]
+        Raises:
+            VotingError: the equivalence's worker processes could not be started.
+        """
+        self.grade_ahead([(reference, answers)])
+        return [answer is not None and self._known[reference, answer] for answer in answers]
+
+    def grade_ahead(self, rows: Iterable[tuple[str, Sequence[str | None]]]) -> None:
+        """Compare the answers of many rows at once, side by side, so that grading each of them is a look-up.
+
+        Args:
+            rows: (reference, answers) as `grade` takes them.
+
+        Raises:
+            VotingError: as `grade`.
+        """
+        pairs = {
+            (reference, answer): None
+            for reference, answers in rows
+            for answer in answers
+            if answer is not None and (reference, answer) not in self._known
+        }
+        comparable = [pair for pair in pairs if all(self._voting.key(text) for text in pair)]
+        verdicts = zip(comparable, self._voting.same(comparable), strict=True)
+        self._known |= dict.fromkeys(pairs, False) | dict(verdicts)
+
+    @property
+    def pids(self) -> list[int]:
+        """Worker processes that run now."""
+        return self._voting.pids
 
     def close(self) -> None:
         """End the worker processes."""
-        self._equivalence.stop()
+        self._voting.close()
 
     def __enter__(self) -> Grader:
         return self

@@ -40,20 +40,31 @@ rollout/prefilled_ratio | ratio | Prompt tokens computed over prompt tokens of t
 rollout/num_groups | count | Groups of the step
 rollout/num_recovered | count | Groups taken from the durable log instead of being generated
 vote/reward_mean | value | Mean reward of the completions of rewarded groups
-vote/agreement_mean | share | Winner's share of the vote; 0 where nobody was elected
-vote/margin_mean | share | Winner's share minus the runner-up's; 0 where nobody was elected
+vote/agreement_mean | share | Winner's share of the vote; 0 on an unbroken tie and without answers
+vote/margin_mean | share | Winner's share minus the runner-up's; 0 on an unbroken tie and without answers
+vote/majority_ratio_mean | share | Size of the largest cluster over all completions, elected or not
 vote/abstain_share | share | Completions without an answer in the vote
-vote/truncated_share | share | Completions whose vote outcome is truncated
+vote/answered_share | share | Completions whose answer was counted; the five outcomes sum to 1
+vote/unparsed_share | share | Completions in which no answer was found
+vote/truncated_share | share | Completions cut at the length limit that therefore did not vote
 vote/timed_out_share | share | Completions whose answer could not be read or compared in time
 vote/error_share | share | Completions whose answer could not be read or compared for an error
 vote/unanimous_share | share | Groups whose completions all gave one answer: no learning signal
 vote/no_label_share | share | Groups that elected nobody
 vote/kept_share | share | Groups that stay in the batch after the vote
+vote/label_flip_share | share | Prompts whose label is another one than at their last visit with a label
 vote/distinct_answers_per_prompt | count | Mean number of different answers in a group
+vote/answer_entropy_mean | nats | Mean entropy of a group's answers, abstentions left out
 vote/distinct_answers | count | Different most common answers over the step's prompts
 vote/modal_answer_share | share | Prompts whose most common answer is the one most common over prompts; 1.0: collapse
+vote/modal_answer_entropy | nats | Entropy of the most common answers over prompts; 0: collapse
 vote/num_intransitive_merges | count | Pairs of answers put together though not equivalent directly
+vote/num_undecided_pairs | count | Comparisons that failed or did not end; they count as unequal
 vote/num_revealed_labels | count | Groups whose label was revealed, not elected
+vote/unjudged_share | share | Completions paid 0 because the rule's own comparison did not end in time
+vote/num_rounds | count | Rounds in which the step's prompts were drawn
+vote/num_alarms | count | Alarms that the step's votes set off
+vote/num_replicas | count | Voting replicas at work
 learn/loss | value | Policy loss, token mean
 learn/grad_norm | value | Norm of the gradient before clipping
 learn/entropy_mean | nats | Mean token entropy of the policy
@@ -64,7 +75,7 @@ learn/num_micro_batches | count | Forward and backward passes per rank
 learn/padding_share | share | Computed tokens that are padding
 learn/learning_rate | value | Learning rate of the step's last update
 learn/tokens_per_second | tokens/s | Trained completion tokens per second of learning
-sync/logprob_gap_mean | nats | Mean |sampler - learner| log-probability of trained tokens, before the update
+sync/logprob_gap_mean | nats | Mean absolute sampler - learner log-probability gap of trained tokens, before the update
 sync/seconds | seconds | Publishing a version until every sampler holds it
 sync/bytes | bytes | Bytes sent to each sampler
 sync/num_checked_tensors | count | Tensors whose checksum was compared
@@ -75,10 +86,17 @@ time/learn_seconds | seconds | Advantages and optimizer step
 time/sync_seconds | seconds | Snapshot and weight transfer
 time/wait_seconds | seconds | The rest of the step: bookkeeping between phases
 audit/label_accuracy | share | Pseudo-labels that equal the reference, of the prompts with both
-audit/reward_accuracy | share | Completions of rewarded groups paid exactly when they are right
+audit/reward_accuracy | share | Completions of rewarded groups whose reward favours them exactly when they are right
+audit/lucky_hit_share | share | The same, of groups whose label is wrong: wrong labels that still pay rightly
 audit/average_accuracy | share | Right completions of the step's groups (avg@k)
 audit/majority_accuracy | share | Groups whose most common answer is right; a tie is wrong (maj@k)
 audit/generation_verification_gap | share | Majority accuracy minus average accuracy: what the vote can still teach
+audit/pass_rate_share_zero | share | Groups in which no completion is right
+audit/pass_rate_share_first_quarter | share | Groups with a pass rate in (0, 0.25]
+audit/pass_rate_share_second_quarter | share | Groups with a pass rate in (0.25, 0.5]
+audit/pass_rate_share_third_quarter | share | Groups with a pass rate in (0.5, 0.75]
+audit/pass_rate_share_last_quarter | share | Groups with a pass rate in (0.75, 1)
+audit/pass_rate_share_one | share | Groups in which every completion is right
 audit/num_references | count | Groups of the step with a reference answer
 eval/average_accuracy | share | avg@n on held-out prompts, macro average over data sources
 eval/majority_accuracy | share | maj@n on held-out prompts, macro average; a tie is wrong

@@ -11,7 +11,8 @@ from configs.load import dump_config
 from orchestration.run_dir import write_atomic
 from orchestration.watch.display import format_value
 from orchestration.watch.metrics import METRICS, TIME_PARTS
-from orchestration.watch.report_page import card, page, section, table, tile
+from orchestration.watch.report_audit import Between, changed_sections, pass_rate_card, threshold_section
+from orchestration.watch.report_page import card, cut, page, section, table, tile
 from orchestration.watch.run_view import RunView, SampleGroup, SamplePrompt
 from orchestration.watch.story import clock, ending, sentences, story, telling, where_to_look
 from orchestration.watch.svg import Series, line_chart, number, share, stacked_chart
@@ -20,11 +21,19 @@ __all__ = ["story", "write_report"]
 
 COMPLETIONS_SHOWN = 3
 CHARACTERS_SHOWN = 1500
-CHANGED_SHOWN = 25
 VOTES_SHOWN = 6
 
 PLOTS: tuple[tuple[str, dict[str, str], Callable[[float], str], str], ...] = (
-    ("Reward and agreement", {"vote/reward_mean": "reward", "vote/agreement_mean": "agreement"}, share, ""),
+    (
+        "Reward and agreement",
+        {
+            "vote/reward_mean": "reward",
+            "vote/agreement_mean": "agreement",
+            "vote/majority_ratio_mean": "majority ratio",
+        },
+        share,
+        "The majority ratio counts the largest cluster of every group, elected or not.",
+    ),
     (
         "Audited accuracy in training",
         {
@@ -32,6 +41,7 @@ PLOTS: tuple[tuple[str, dict[str, str], Callable[[float], str], str], ...] = (
             "audit/majority_accuracy": "majority",
             "audit/average_accuracy": "average",
             "audit/generation_verification_gap": "gap",
+            "audit/reward_accuracy": "rewards",
         },
         share,
         "Against references, apart from training. The gap is majority minus average: what voting can still teach.",
@@ -58,6 +68,29 @@ PLOTS: tuple[tuple[str, dict[str, str], Callable[[float], str], str], ...] = (
         number,
         "",
     ),
+    (
+        "Entropy of answers",
+        {"vote/answer_entropy_mean": "within a group", "vote/modal_answer_entropy": "over prompts"},
+        number,
+        "In nats. Over prompts it falls towards 0 when one answer wins everywhere.",
+    ),
+    (
+        "Labels that changed",
+        {"vote/label_flip_share": "prompts with another label than at their last visit"},
+        share,
+        "",
+    ),
+    (
+        "Completions without a vote",
+        {
+            "vote/unparsed_share": "no answer found",
+            "vote/truncated_share": "truncated",
+            "vote/timed_out_share": "timed out",
+            "vote/error_share": "error",
+        },
+        share,
+        "",
+    ),
     ("Entropy", {"learn/entropy_mean": "nats per token"}, number, ""),
     ("KL to the base model", {"learn/kl_mean": "nats per token"}, number, ""),
     ("Completion length", {"rollout/completion_tokens_mean": "tokens"}, number, ""),
@@ -73,26 +106,27 @@ PLOTS: tuple[tuple[str, dict[str, str], Callable[[float], str], str], ...] = (
 )
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run_dir: str | Path, between: Between = None) -> Path:
     """Write report.html of a run: finished, killed or still going.
 
     Args:
         run_dir: the run directory.
+        between: steps of the two evaluations whose prompts are compared; None takes the first and the last.
 
     Returns:
         The file's path.
 
     Raises:
-        DataError: not a run directory, or a file in it is not readable.
+        DataError: not a run directory, a file in it is not readable, or no evaluation was scored at a named step.
         StorageError: the report cannot be written.
     """
     view = RunView(run_dir)
     path = view.path / "report.html"
-    write_atomic(path, render(view))
+    write_atomic(path, render(view, between))
     return path
 
 
-def render(view: RunView) -> str:
+def render(view: RunView, between: Between = None) -> str:
     """The report as HTML."""
     sources = ", ".join(source.path for source in view.config.data.train)
     body = [
@@ -103,8 +137,8 @@ def render(view: RunView) -> str:
         section("Curves", _plots(view)),
         section("Evaluation", _evaluation_table(view), "Percent, with 95% bootstrap intervals over prompts."),
         section("The same prompts, before and after", _samples(view), "From the largest gain to the largest loss."),
-        section("Prompts that went from right to wrong", _changed(view, is_lost=True)),
-        section("Prompts that went from wrong to right", _changed(view, is_lost=False)),
+        *changed_sections(view, between),
+        threshold_section(view),
         section("Metrics", _metric_table(view)),
         section("Where to look", _places(view)),
         section("Configuration", _config(view)),
@@ -147,6 +181,7 @@ def _plots(view: RunView) -> str:
     times = [Series(part, *view.series(f"time/{part}_seconds")) for part in TIME_PARTS]
     if len({len(line.xs) for line in times}) == 1:
         cards.append(card("Time split of a step", stacked_chart(times), "Seconds; the parts sum to the step."))
+    cards.append(pass_rate_card(view))
     drawn = "".join(cards)
     return f'<div class="plots">{drawn}</div>' if drawn else ""
 
@@ -193,7 +228,7 @@ def _sample(sample: SamplePrompt) -> str:
         reference = (
             f'<p class="note">Reference answer, seen by the audit only: <code>{escape(sample.reference)}</code></p>'
         )
-    prompt = f"<pre>{escape(_cut(sample.prompt_text))}</pre>"
+    prompt = f"<pre>{escape(cut(sample.prompt_text, CHARACTERS_SHOWN))}</pre>"
     return f'<div class="card sample">{prompt}{reference}<div class="sides">{"".join(sides)}</div></div>'
 
 
@@ -215,26 +250,9 @@ def _side(title: str, group: SampleGroup) -> str:
         mark = ", as elected" if answer is not None and answer == group.majority else ""
         texts.append(
             f'<span class="tag{" won" if mark else ""}">completion {index}: {escape(stated)}{mark}</span>'
-            f"<pre>{escape(_cut(group.texts[index]))}</pre>"
+            f"<pre>{escape(cut(group.texts[index], CHARACTERS_SHOWN))}</pre>"
         )
     return f'<div><h3>{title}, step {group.step}</h3><div class="votes">{bars}</div>{"".join(texts)}</div>'
-
-
-def _changed(view: RunView, *, is_lost: bool) -> str:
-    rows = view.changed_prompts()[0 if is_lost else 1]
-    cells = []
-    for row in rows[:CHANGED_SHOWN]:
-        history = ", ".join(
-            f"{step}: {'no answer' if answer is None else answer} ({'right' if is_correct else 'wrong'})"
-            for step, is_correct, answer in row["history"]
-        )
-        prompt = _cut(" ".join(view.prompt_texts.get(row["prompt_id"], row["prompt_id"]).split()), 200)
-        fate = ("came back" if row["is_correct"] else "lost") if is_lost else "gained"
-        cells.append([prompt, row["reference"], history, fate])
-    more = f'<p class="note">and {len(rows) - CHANGED_SHOWN:,} more</p>' if len(rows) > CHANGED_SHOWN else ""
-    head = ["prompt", "reference", "majority answer after each evaluated step", ""]
-    found = table(head, cells, set())
-    return found + more if found else ""
 
 
 def _metric_table(view: RunView) -> str:
@@ -255,7 +273,3 @@ def _places(view: RunView) -> str:
 def _config(view: RunView) -> str:
     text = escape(dump_config(view.config))
     return f"<details><summary>config.yaml, every value resolved</summary><pre>{text}</pre></details>"
-
-
-def _cut(text: str, limit: int = CHARACTERS_SHOWN) -> str:
-    return text if len(text) <= limit else text[:limit] + f" ... ({len(text) - limit:,} more characters)"

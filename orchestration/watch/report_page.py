@@ -6,10 +6,11 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfbfa; --card: #ffffff; --ink: #1d2129; --soft: #667085; --edge: #e4e5e7;
-  --bad: #b42318; --c0: #2563c9; --c1: #d9730d; --c2: #16876a; --c3: #9b4dca; --c4: #98a0ab; }
+  --bad: #b42318; --c0: #2563c9; --c1: #d9730d; --c2: #16876a; --c3: #9b4dca; --c4: #98a0ab;
+  --c5: #b8860b; }
 @media (prefers-color-scheme: dark) { :root { --page: #14161a; --card: #1c1f25; --ink: #e6e8ec; --soft: #98a2b3;
   --edge: #30343c; --bad: #f97066; --c0: #6ea0f5; --c1: #f0a254; --c2: #4fc3a1; --c3: #c08be8;
-  --c4: #7d8592; } }
+  --c4: #7d8592; --c5: #d9b44a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.2rem 1.4rem 5rem; max-width: 74rem; background: var(--page); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -34,6 +35,8 @@ svg { display: block; width: 100%; height: auto; }
 .s4 { stroke: var(--c4); } .f0 { fill: var(--c0); } .f1 { fill: var(--c1); } .f2 { fill: var(--c2); }
 .f3 { fill: var(--c3); } .f4 { fill: var(--c4); } .b0 { background: var(--c0); } .b1 { background: var(--c1); }
 .b2 { background: var(--c2); } .b3 { background: var(--c3); } .b4 { background: var(--c4); }
+.s5 { stroke: var(--c5); } .f5 { fill: var(--c5); } .b5 { background: var(--c5); }
+.matrix { width: auto; margin: 0 0 1rem; } .matrix th, .matrix td { padding-right: 1.6rem; }
 .sample { margin: 0 0 .9rem; } .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; margin-top: .6rem; }
 @media (max-width: 46rem) { .sides { grid-template-columns: 1fr; } }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0; padding: .55rem .7rem; border-radius: 7px;
@@ -62,6 +65,11 @@ def page(title: str, body: str) -> str:
     )
 
 
+def cut(text: str, limit: int) -> str:
+    """The first `limit` characters, with how many more there are."""
+    return text if len(text) <= limit else text[:limit] + f" ... ({len(text) - limit:,} more characters)"
+
+
 def section(title: str, content: str, note: str = "") -> str:
     """A titled part of the page; "" when it has no content."""
     if not content:
@@ -84,8 +92,8 @@ def card(title: str, content: str, note: str = "") -> str:
     return f'<div class="card"><h3>{escape(title)}</h3>{content}{foot}</div>' if content else ""
 
 
-def table(head: list[str], rows: list[list[str]], numeric: set[int]) -> str:
-    """A table of escaped cells; "" without rows. `numeric` columns are right-aligned."""
+def table(head: list[str], rows: list[list[str]], numeric: set[int], *, css: str = "") -> str:
+    """A table of escaped cells; "" without rows. `numeric` columns are right-aligned; `css` is its class."""
     if not rows:
         return ""
 
@@ -94,4 +102,5 @@ def table(head: list[str], rows: list[list[str]], numeric: set[int]) -> str:
         return "".join(f"<{tag}{kind}>{escape(value)}</{tag}>" for value, kind in zip(values, kinds, strict=True))
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+    opened = f'<table class="{css}">' if css else "<table>"
+    return f'<div class="scroll">{opened}<thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'

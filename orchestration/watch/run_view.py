@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from configs.schema import RunConfig
 from orchestration.group_table import GroupFile, closed_files
 from orchestration.run_dir import read_config
+from orchestration.watch.audit import THRESHOLDS_FILE
 from orchestration.watch.jsonl import current_rows, read_rows
 from orchestration.watch.metrics import read_metrics
+from orchestration.watch.transitions import Transitions, histories, prompt_rows, transitions
 from quorum.types import Role
 
 _COLUMNS = [
@@ -102,13 +104,32 @@ class RunView:
     @cached_property
     def audited_prompts(self) -> dict[int, dict[str, Mapping[str, Any]]]:
         """Evaluation prompts by step, then by prompt id."""
-        rows = [row for row in read_rows(self.path / "audit" / "prompts.jsonl") if row.get("role") == Role.EVAL.value]
-        return {step: {row["prompt_id"]: row for row in group} for step, group in current_rows(rows).items()}
+        return prompt_rows(self.path, Role.EVAL)
+
+    def transitions(self, before: int | None = None, after: int | None = None) -> Transitions | None:
+        """How the evaluation's prompts fared between two evaluations, by default the first and the last.
+
+        Raises:
+            DataError: a point was named at which no evaluation was scored.
+        """
+        if before is None and after is None and len(self.audited_prompts) < 2:
+            return None
+        return transitions(self.path, before, after)
+
+    def threshold_curves(self, role: Role) -> list[Mapping[str, Any]]:
+        """Rows of `audit/thresholds.jsonl` with a curve, in step order."""
+        rows = [row for row in read_rows(self.path / "audit" / THRESHOLDS_FILE) if row.get("role") == role.value]
+        return [group[-1] for group in current_rows(rows).values() if "threshold" in group[-1]]
 
     @cached_property
     def steps_done(self) -> int:
         """Training steps that were closed."""
         return max(closed_files(self.path, Role.TRAIN), default=-1) + 1
+
+    @cached_property
+    def histories(self) -> Mapping[str, Sequence[tuple[int, bool, str | None]]]:
+        """(step, is the majority answer right, the answer) of every evaluation prompt, by prompt id."""
+        return histories(self.audited_prompts)
 
     def changed_prompts(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Evaluation prompts whose majority answer went wrong after it had been right, and the other way.
@@ -117,14 +138,11 @@ class RunView:
             (lost: right at first and wrong in the end, or wrong in between; gained: wrong at first, right in the
             end), each row with the audit's columns and `history`: [(step, is_correct, answer)].
         """
-        histories: dict[str, list[tuple[int, bool, str | None]]] = {}
         newest: dict[str, Mapping[str, Any]] = {}
-        for step, rows in self.audited_prompts.items():
-            for prompt_id, row in rows.items():
-                histories.setdefault(prompt_id, []).append((step, row["is_correct"], row["answer"]))
-                newest[prompt_id] = row
+        for rows in self.audited_prompts.values():
+            newest |= rows
         lost, gained = [], []
-        for prompt_id, history in histories.items():
+        for prompt_id, history in self.histories.items():
             flags = [is_correct for _, is_correct, _ in history]
             row = dict(newest[prompt_id]) | {"history": history}
             if any(was and not now for was, now in zip(flags, flags[1:], strict=False)):

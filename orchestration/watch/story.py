@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+from configs.schema import RunConfig
 from orchestration.watch.run_view import RunView, SampleGroup, SamplePrompt
 from orchestration.watch.svg import number, share
+from orchestration.watch.transitions import table_lines
 
 COLLAPSE_SHARE = 0.5
 """A most common answer on more prompts than this is called a sign of collapse."""
@@ -58,10 +60,15 @@ def _what_was_done(view: RunView) -> str:
     took = f" in {clock(sum(value or 0 for value in seconds))} of training" if seconds else ""
     stands = "" if ending(view) == "finished" else f" The run is {ending(view)}."
     return (
-        f"{config.model.path} trained itself for {steps} of {config.run.num_steps} steps without labels: "
+        f"{config.model.path} trained itself for {steps} of {config.run.num_steps} steps {_on_which_labels(config)}: "
         f"{config.rollout.prompts_per_step} prompts x {config.rollout.completions_per_prompt} completions per step, "
         f"{completions:,} completions in all{took}.{stands}"
     )
+
+
+def _on_which_labels(config: RunConfig) -> str:
+    name = config.voting.labels.name
+    return "without labels" if name == "vote" else f"on labels from elsewhere (voting.labels: {name})"
 
 
 def _moved(before: float, after: float) -> str:
@@ -160,18 +167,22 @@ def where_to_look(view: RunView) -> list[str]:
     return lines
 
 
-def story(run_dir: str | Path) -> str:
+def story(run_dir: str | Path, between: tuple[int, int] | None = None) -> str:
     """The plain-text ending of a run: what happened in words, a few prompts before and after, where to look.
 
     Args:
         run_dir: of a run, finished or not.
+        between: steps of the two evaluations whose prompts are compared; None takes the first and the last.
 
     Raises:
-        DataError: not a run directory, or a file in it is not readable.
+        DataError: not a run directory, a file in it is not readable, or no evaluation was scored at a named step.
     """
     view = RunView(run_dir)
     lines = ["", "What happened", ""]
     lines += textwrap.wrap(" ".join(sentences(view)), 100, initial_indent="  ", subsequent_indent="  ")
+    found = view.transitions(*(between or (None, None)))
+    if found is not None:
+        lines += ["", "Right and wrong, before and after", "", *(f"  {line}" for line in table_lines(found))]
     samples = view.samples(view.config.report.num_sample_prompts)
     if samples:
         lines += ["", "The same prompts before and after, from the largest gain to the largest loss"]

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
-WIDTH, HEIGHT = 440, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 26
+WIDTH, HEIGHT = 440, 224
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 12, 30
 MAX_POINTS = 400
 """Longer series are averaged in equal runs of points."""
 
@@ -85,6 +86,11 @@ class _Frame:
         return round(HEIGHT - BOTTOM - (value - self.y_low) / span * (HEIGHT - TOP - BOTTOM), 1)
 
 
+class _XAxis(NamedTuple):
+    name: str
+    shown: Callable[[float], str] | None
+
+
 def _thin(series: Series) -> Series:
     count = len(series.xs)
     if count <= MAX_POINTS:
@@ -98,18 +104,20 @@ def _thin(series: Series) -> Series:
     return Series(series.name, xs, ys)
 
 
-def _axes(frame: _Frame, ticks: Sequence[float], shown: Callable[[float], str], x_name: str) -> list[str]:
+def _axes(frame: _Frame, ticks: Sequence[float], shown: Callable[[float], str], x_axis: _XAxis) -> list[str]:
     parts = []
     for tick in ticks:
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{_tick(tick, shown)}</text>')
-    whole = [tick for tick in nice_ticks(frame.x_low, frame.x_high) if tick == int(tick)]
-    for tick in whole:
-        if frame.x_low <= tick <= frame.x_high:
-            label = f'<text class="tick" x="{frame.x(tick)}" y="{HEIGHT - 9}" text-anchor="middle">{int(tick):,}</text>'
-            parts.append(label)
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT}" text-anchor="end">{escape(x_name)}</text>')
+    for tick in nice_ticks(frame.x_low, frame.x_high):
+        if frame.x_low <= tick <= frame.x_high and (x_axis.shown or tick == int(tick)):
+            label = _tick(tick, x_axis.shown) if x_axis.shown else f"{int(tick):,}"
+            parts.append(
+                f'<text class="tick" x="{frame.x(tick)}" y="{HEIGHT - 14}" text-anchor="middle">{label}</text>'
+            )
+    name = escape(x_axis.name)
+    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT}" text-anchor="end">{name}</text>')
     return parts
 
 
@@ -123,7 +131,7 @@ def _segments(frame: _Frame, series: Series) -> list[list[tuple[float, float]]]:
     return [run for run in runs if run]
 
 
-def _line(frame: _Frame, series: Series, color: int, shown: Callable[[float], str]) -> list[str]:
+def _line(frame: _Frame, series: Series, color: int, shown: Callable[[float], str], x_axis: _XAxis) -> list[str]:
     parts = []
     if series.lows:
         upper = [(frame.x(x), frame.y(y)) for x, y in zip(series.xs, series.highs, strict=True)]
@@ -136,23 +144,32 @@ def _line(frame: _Frame, series: Series, color: int, shown: Callable[[float], st
     measured = [(x, y) for x, y in zip(series.xs, series.ys, strict=True) if y is not None]
     is_sparse = len(measured) <= 30
     for x, y in measured:
-        tip = f"<title>{escape(series.name)}, step {x:g}: {shown(y)}</title>"
+        at = x_axis.shown(x) if x_axis.shown else f"{x:g}"
+        tip = f"<title>{escape(series.name)}, {escape(x_axis.name)} {at}: {shown(y)}</title>"
         is_shown = is_sparse or (x, y) == measured[-1]
         kind, radius = (f"dot f{color}", 2.5) if is_shown else ("target", 4)
         parts.append(f'<circle class="{kind}" cx="{frame.x(x)}" cy="{frame.y(y)}" r="{radius}">{tip}</circle>')
     return parts
 
 
-def line_chart(series: Sequence[Series], *, shown: Callable[[float], str] = number, x_name: str = "step") -> str:
-    """A chart of one or more lines over steps.
+def line_chart(
+    series: Sequence[Series],
+    *,
+    shown: Callable[[float], str] = number,
+    x_name: str = "step",
+    x_shown: Callable[[float], str] | None = None,
+) -> str:
+    """A chart of one or more lines, over steps or what `x_name` says.
 
     Args:
         series: at most five lines; those without any value are left out.
         shown: how a value is written on the axis and in tooltips.
         x_name: of the horizontal axis.
+        x_shown: how its values are written; None is for whole numbers, others then get no tick.
 
     Returns:
-        An <svg> element preceded by its legend, or "" when there is nothing to draw.
+        An <svg> element preceded by its legend, which over steps states each line's last value; "" when there is
+        nothing to draw.
     """
     drawn = [(color, _thin(item)) for color, item in enumerate(series) if any(y is not None for y in item.ys)]
     if not drawn:
@@ -162,10 +179,11 @@ def line_chart(series: Sequence[Series], *, shown: Callable[[float], str] = numb
     low = 0.0 if shown is share and 0 <= min(ys) < SHARE_FROM_ZERO else min(ys)
     ticks = nice_ticks(low, max(ys))
     frame = _Frame(min(xs), max(xs), ticks[0], ticks[-1])
-    parts = _axes(frame, ticks, shown, x_name)
+    x_axis = _XAxis(x_name, x_shown)
+    parts = _axes(frame, ticks, shown, x_axis)
     for color, item in drawn:
-        parts += _line(frame, item, color, shown)
-    return _legend(drawn, shown) + _svg(parts, ", ".join(item.name for _, item in drawn))
+        parts += _line(frame, item, color, shown, x_axis)
+    return _legend(drawn, shown, with_last=x_shown is None) + _svg(parts, ", ".join(item.name for _, item in drawn))
 
 
 def stacked_chart(series: Sequence[Series], *, shown: Callable[[float], str] = number) -> str:
@@ -181,7 +199,7 @@ def stacked_chart(series: Sequence[Series], *, shown: Callable[[float], str] = n
         tops.append(floor)
     ticks = nice_ticks(0.0, max(max(floor), 1e-9))
     frame = _Frame(min(xs), max(xs), ticks[0], ticks[-1])
-    parts = _axes(frame, ticks, shown, "step")
+    parts = _axes(frame, ticks, shown, _XAxis("step", None))
     for (color, item), top, below in zip(drawn, tops, [[0.0] * len(xs), *tops[:-1]], strict=True):
         edge = [(frame.x(x), frame.y(y)) for x, y in zip(xs, top, strict=True)]
         back = [(frame.x(x), frame.y(y)) for x, y in zip(xs, below, strict=True)]
@@ -189,14 +207,14 @@ def stacked_chart(series: Sequence[Series], *, shown: Callable[[float], str] = n
         mean = sum(y or 0.0 for y in item.ys) / len(xs)
         tip = f"<title>{escape(item.name)}: {shown(mean)} on average</title>"
         parts.append(f'<polygon class="area f{color}" points="{points}">{tip}</polygon>')
-    return _legend(drawn, shown) + _svg(parts, "time split")
+    return _legend(drawn, shown) + _svg(parts, ", ".join(item.name for _, item in drawn))
 
 
-def _legend(drawn: Sequence[tuple[int, Series]], shown: Callable[[float], str]) -> str:
+def _legend(drawn: Sequence[tuple[int, Series]], shown: Callable[[float], str], *, with_last: bool = True) -> str:
     items = []
     for color, item in drawn:
         last = next((y for y in reversed(item.ys) if y is not None), None)
-        value = "" if last is None else f" <b>{shown(last)}</b>"
+        value = "" if last is None or not with_last else f" <b>{shown(last)}</b>"
         items.append(f'<span><i class="key b{color}"></i>{escape(item.name)}{value}</span>')
     return f'<div class="legend">{"".join(items)}</div>'
 

@@ -14,6 +14,7 @@ from configs.schema import RunConfig
 from data.prompts import source_identities
 from orchestration.group_log import GroupLogWriter
 from orchestration.group_table import StepRecord
+from orchestration.watch.evaluate import PromptScore
 from quorum.types import (
     EndState,
     Outcome,
@@ -85,6 +86,34 @@ def make_tally(group_id: int, answers: Answers) -> Tally:
         cluster=tuple(-1 if answer is None else names.index(answer) for answer in answers),
         sizes=tuple(sizes.values()),
         representatives=names,
+    )
+
+
+def make_score(
+    correct: Sequence[bool],
+    *,
+    majority: bool = False,
+    ratio: float = 1.0,
+    label: bool | None = None,
+    rewards: Sequence[float] | None = None,
+    source: str = "a",
+    group_id: int = 0,
+) -> PromptScore:
+    """A score of one group; `label` says whether its label is right, None that it has none."""
+    return PromptScore(
+        group_id=group_id,
+        prompt_id=f"{source}{group_id}",
+        data_source=source,
+        reference="7",
+        correct=tuple(correct),
+        majority_answer="7" if majority else "3",
+        majority_correct=majority,
+        majority_ratio=ratio,
+        label=None if label is None else "7" if label else "3",
+        label_correct=bool(label),
+        rewards=None if rewards is None else tuple(rewards),
+        num_abstained=0,
+        num_tokens=10,
     )
 
 

@@ -46,8 +46,26 @@ def test_a_training_step_is_scored_against_the_references(run: Path) -> None:
     assert row["audit/average_accuracy"] == pytest.approx((3 / 4 + 1 / 4 + 0) / 3)
     assert row["audit/majority_accuracy"] == pytest.approx(1 / 3)
     assert row["audit/generation_verification_gap"] == pytest.approx(0.0)
+    assert row["audit/lucky_hit_share"] == 1 / 4
+    shares = [row[name] for name in METRICS if name.startswith("audit/pass_rate_share_")]
+    assert shares == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3, 0, 0])
     assert {name for name in row if "/" in name} <= METRICS.keys()
     assert read_metrics(run)["audit/label_accuracy"].to_pylist() == [0.5]
+
+
+def test_accuracy_by_agreement_is_written_per_step_and_evaluation(run: Path) -> None:
+    config = make_run(run)
+    close_step(run, config, 0, TRAIN, Role.TRAIN)
+    close_step(run, config, 0, {0: ["7", "7", "7", "7"], 1: ["8", "8", "1", "1"]}, Role.EVAL)
+    audited(run, config)
+    trained, evaluated = read_rows(run / "audit/thresholds.jsonl")
+    assert (trained["role"], trained["step"], trained["num_prompts"]) == ("train", 0, 3)
+    places = [trained["threshold"].index(threshold) for threshold in (0.0, 0.5, 0.75, 0.8)]
+    assert [trained["kept_share"][place] for place in places] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert [trained["majority_accuracy"][place] for place in places] == [pytest.approx(1 / 3), 0.5, 1.0, None]
+    assert (evaluated["role"], evaluated["sources"]["sums"]["majority_accuracy"][0]) == ("eval", 0.5)
+    rows = [row for row in read_rows(run / "audit/prompts.jsonl") if row["role"] == "train"]
+    assert [row["majority_ratio"] for row in rows] == [0.75, 0.5, 0.0]
 
 
 def test_groups_without_a_reference_are_left_out(run: Path) -> None:
@@ -58,6 +76,7 @@ def test_groups_without_a_reference_are_left_out(run: Path) -> None:
     first, second = read_rows(run / "audit/labels.jsonl")
     assert first["audit/num_references"] == 1 and first["audit/label_accuracy"] == 1.0
     assert second == {"step": 1, "branch": 0, "incarnation": 0}
+    assert [row["step"] for row in read_rows(run / "audit/thresholds.jsonl")] == [0]
 
 
 def test_prompts_that_turn_wrong_and_right_again_are_marked(run: Path) -> None:

@@ -25,24 +25,11 @@ from orchestration.watch.evaluate import (
 from orchestration.watch.grade import Grader
 from orchestration.watch.metrics import METRICS
 from quorum.types import Role
-from tests.unit.orchestration.watch.run_builder import close_step, make_run, prompt_id
+from tests.unit.orchestration.watch.run_builder import close_step, make_run, make_score, prompt_id
 
 
 def score(correct: list[bool], majority: bool, source: str = "a", group_id: int = 0) -> PromptScore:
-    return PromptScore(
-        group_id=group_id,
-        prompt_id=f"{source}{group_id}",
-        data_source=source,
-        reference="7",
-        correct=tuple(correct),
-        majority_answer="7" if majority else "3",
-        majority_correct=majority,
-        label=None,
-        label_correct=False,
-        rewards=None,
-        num_abstained=0,
-        num_tokens=10,
-    )
+    return make_score(correct, majority=majority, source=source, group_id=group_id)
 
 
 def test_average_counts_right_completions() -> None:

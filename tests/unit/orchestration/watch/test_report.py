@@ -8,9 +8,11 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from orchestration.run_dir import read_config
 from orchestration.watch.auditor import Auditor
 from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.report import story, write_report
@@ -103,6 +105,104 @@ def test_the_report_of_a_finished_run_has_every_part(tmp_path: Path) -> None:
     assert text.count("<svg") >= 5
 
 
+def test_the_report_shows_the_transitions_and_lists_the_lost_prompts(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    trained_run(run)
+    finish(run)
+    text = checked(write_report(run))
+    matrix = text[text.index('<table class="matrix">') :]
+    assert numbers(matrix) == ["1", "1", "2", "1", "0", "1", "2", "1", "3"]
+    assert "right after 0 steps" in matrix and "wrong after 4 steps" in matrix
+    lost = text[text.index("Prompts that went from right to wrong (1)") :]
+    lost = lost[: lost.index("</table>")]
+    assert "question 1?" in lost and "0: 8 (right), 4: 1 (wrong)" in lost
+    assert "question 0?" not in lost and "question 2?" not in lost
+
+
+def numbers(html: str) -> list[str]:
+    """Cells of the first table of `html` that hold a number."""
+    return re.findall(r'<td class="n">([\d,]+)</td>', html[: html.index("</table>")])
+
+
+def test_the_evaluations_to_compare_can_be_named(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    trained_run(run)
+    middle = {0: ["7", "7", "7", "7"], 1: ["8", "8", "8", "1"], 2: ["1", "1", "1", "1"]}
+    config = read_config(run)
+    close_step(run, config, 2, middle, Role.EVAL)
+    auditor = Auditor(run, config)
+    auditor.poll()
+    auditor.close()
+    matrix = checked(write_report(run, (0, 2))).partition('<table class="matrix">')[2]
+    assert numbers(matrix) == ["2", "0", "2", "0", "1", "1", "2", "1", "3"]
+    assert "after 0 steps against after 2 steps" in story(run, (0, 2))
+    assert "after 0 steps against after 4 steps" in story(run)
+    with pytest.raises(DataError, match="no evaluation after 3 steps"):
+        write_report(run, (0, 3))
+
+
+def test_the_command_takes_the_evaluations_to_compare(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    trained_run(run)
+    finish(run)
+    command = [sys.executable, "-m", "orchestration", "report", str(run), "--between", "0"]
+    done = subprocess.run([*command, "4"], check=True, timeout=60, cwd=ROOT, capture_output=True, text=True)
+    assert (
+        "after 0 steps against after 4 steps" in done.stdout and "right before            1            1" in done.stdout
+    )
+    wrong = subprocess.run([*command, "3"], timeout=60, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == DataError.exit_code and "there are those after 0, 4" in wrong.stderr
+    assert wrong.stdout == ""
+
+
+def test_accuracy_by_agreement_is_drawn_for_both_evaluations_and_for_training(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    trained_run(run)
+    text = checked(write_report(run))
+    part = text[text.index("<h2>Accuracy against agreement</h2>") :]
+    part = part[: part.index("<h2>Metrics</h2>")]
+    assert re.findall(r"<h3>(.*?)</h3>", part) == [
+        "Evaluation after 0 steps",
+        "Evaluation after 4 steps",
+        "Training, steps 0 to 3",
+    ]
+    drawings = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", part)]
+    assert len(drawings) == 3
+    tips = [element.text for element in drawings[0].iter("title")]
+    assert "majority, agreement at least 50%: 66.7%" in tips and "prompts kept, agreement at least 75%: 66.7%" in tips
+    assert not [tip for tip in tips if tip and tip.startswith("majority, agreement at least 80%")]
+    assert "8 prompts with a reference." in part
+
+
+def test_pass_rates_are_areas_that_fill_the_picture(tmp_path: Path) -> None:
+    run = tmp_path / "my-run"
+    trained_run(run)
+    text = checked(write_report(run))
+    part = text[text.index("<h3>Pass rates in training</h3>") :]
+    areas = ElementTree.fromstring(part[part.index("<svg") : part.index("</svg>") + 6]).findall("polygon")
+    assert [area.findtext("title") for area in areas] == [
+        "none right: 0% on average",
+        "up to 25%: 50% on average",
+        "up to 50%: 50% on average",
+        "up to 75%: 0% on average",
+        "under 100%: 0% on average",
+        "all right: 0% on average",
+    ]
+
+
+def test_a_long_list_of_lost_prompts_is_folded(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = make_run(run, references=["7"] * 30)
+    for step, answer in enumerate(["7", "1"]):
+        close_step(run, config, step, {index: [answer] * 2 for index in range(30)}, Role.EVAL)
+    auditor = Auditor(run, config)
+    auditor.poll()
+    auditor.close()
+    text = checked(write_report(run))
+    assert "Prompts that went from right to wrong (30)" in text and "<summary>and 5 more</summary>" in text
+    assert text.count("0: 7 (right), 1: 1 (wrong)") == 30
+
+
 def test_the_story_tells_what_happened_where_to_look_and_shows_three_prompts(tmp_path: Path) -> None:
     run = tmp_path / "my-run"
     trained_run(run)
@@ -113,6 +213,8 @@ def test_the_story_tells_what_happened_where_to_look_and_shows_three_prompts(tmp
     assert "(maj@4) stayed at 66.7%" in flat
     assert "1 prompt went from a wrong to a right majority answer, 1 from right to wrong" in flat
     assert "Agreement with the elected answer rose from" in flat
+    assert "majority answers of 3 prompts, after 0 steps against after 4 steps" in flat
+    assert "right before 1 1 wrong before 1 0" in flat
     assert text.count("before vote:") == 3 and text.count("after  vote:") == 3
     assert "7 x2, 3 x1, no answer x1" in text
     assert f"groups, one Parquet file per step: {run / 'groups'}" in text
@@ -126,6 +228,8 @@ def test_a_run_without_evaluation_and_audit_is_reported_from_its_training_groups
     finish(run)
     text = checked(write_report(run))
     assert "no scored evaluation" in text and "Held-out accuracy" not in text
+    assert "Right and wrong" not in text and "Right and wrong" not in story(run)
+    assert "Accuracy against agreement" not in text and "Pass rates" not in text
     assert "Before, step 0" in text and "After, step 3" in text
 
 

@@ -39,7 +39,7 @@ def test_all_points_lie_inside_the_picture() -> None:
     html = line_chart([Series("a", range(50), [(-1) ** i * i for i in range(50)])])
     points = [pair for element in drawing(html).iter("polyline") for pair in element.attrib["points"].split()]
     for x, y in (map(float, pair.split(",")) for pair in points):
-        assert 0 <= x <= 440 and 0 <= y <= 220
+        assert 0 <= x <= 440 and 0 <= y <= 224
 
 
 def test_long_series_are_thinned_to_their_averages() -> None:
@@ -63,6 +63,23 @@ def test_stacked_areas_end_at_the_sum() -> None:
     base = float(first.attrib["points"].split()[0].split(",")[1])
     assert floor - tops[0] == pytest.approx(4 * (floor - base), abs=0.5)
     assert tops[1] == base
+
+
+def test_another_horizontal_axis_than_steps_is_named_and_written_as_told() -> None:
+    series = [Series("a", [0.0, 0.25, 0.5, 1.0], [0.1, 0.2, 0.3, None])]
+    html = line_chart(series, shown=share, x_name="agreement at least", x_shown=share)
+    root = drawing(html)
+    assert "<b>" not in html, "the last value of a curve that is not over time is nothing to state"
+    labels = [element.text for element in root.iter("text") if element.attrib["text-anchor"] == "middle"]
+    assert labels == ["0%", "25%", "50%", "75%", "100%"]
+    assert [element.text for element in root.iter("title")][1] == "a, agreement at least 25%: 20%"
+    assert [element.text for element in root.iter("text")][-1] == "agreement at least"
+
+
+def test_steps_have_whole_ticks_only() -> None:
+    root = drawing(line_chart([Series("a", [0, 1, 2], [0.1, 0.2, 0.3])]))
+    labels = [element.text for element in root.iter("text") if element.attrib["text-anchor"] == "middle"]
+    assert labels == ["0", "1", "2"]
 
 
 def test_names_are_escaped_and_numbers_short() -> None:
