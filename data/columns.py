@@ -67,7 +67,12 @@ def prompt_columns(source: DataSource) -> frozenset[str]:
         DataError: the answer column is used as something else too, so that it would reach the prompts.
     """
     columns = source.columns
-    roles = {"prompt": columns.prompt, "id": columns.id, "data_source": columns.data_source}
+    roles = {
+        "prompt": columns.prompt,
+        "paraphrase": columns.paraphrase,
+        "id": columns.id,
+        "data_source": columns.data_source,
+    }
     for role, name in roles.items():
         if name is not None and name in (columns.answer, *ANSWER_COLUMNS):
             raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 from configs.schema import DataSection, DataSource
 from data.columns import Row, data_source_name, prompt_columns, require, row_key
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
-from data.render import RenderedText, render_text, tokenize
+from data.render import render_text, tokenize
 from data.rows import read_rows, source_format
 from quorum.errors import DataError
-from quorum.types import Int32Array, Prompt, prompt_id_of
+from quorum.types import Prompt, prompt_id_of
 
 __all__ = [
     "ModelFacts",
@@ -43,18 +43,33 @@ class PromptSet:
             digest.update(np.ascontiguousarray(prompt.token_ids, dtype=np.int32).tobytes())
         return digest.hexdigest()
 
-    def order(self, seed: int, shuffle: bool) -> PromptOrder:
-        """The endless sequence in which prompts are admitted."""
-        return PromptOrder(self.prompts, seed, shuffle)
+    @property
+    def is_paired(self) -> bool:
+        """Whether every prompt stands beside its other view."""
+        return all(prompt.other_view is not None for prompt in self.prompts)
+
+    def order(self, seed: int, shuffle: bool, *, in_pairs: bool = False) -> PromptOrder:
+        """The endless sequence in which prompts are admitted; in pairs, the two views of a prompt one after the other.
+
+        Raises:
+            DataError: pairs are wanted, and a prompt has no other view.
+        """
+        if in_pairs and not self.is_paired:
+            raise DataError(
+                "voting.labels=cross_view: every prompt needs a paraphrase; name the column that holds it in each "
+                "data source (columns.paraphrase)"
+            )
+        return PromptOrder(self.prompts, seed, shuffle, unit=2 if in_pairs else 1)
 
 
 class PromptOrder:
     """Prompt of each admission number, epoch after epoch. A pure function of (seed, number): resume is an index."""
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool) -> None:
-        if not prompts:
-            raise ValueError("an order needs at least one prompt")
-        self._prompts, self._seed, self._shuffle = tuple(prompts), seed, shuffle
+    def __init__(self, prompts: Sequence[Prompt], seed: int, shuffle: bool, unit: int = 1) -> None:
+        """Args: unit: so many neighbours stay together when shuffled; divides the number of prompts."""
+        if not prompts or len(prompts) % unit:
+            raise ValueError(f"an order needs at least one prompt, in whole units of {unit}, got {len(prompts)}")
+        self._prompts, self._seed, self._shuffle, self._unit = tuple(prompts), seed, shuffle, unit
         self._cached: tuple[int, np.ndarray] | None = None
 
     def prompt_at(self, i: int) -> Prompt:
@@ -62,12 +77,13 @@ class PromptOrder:
         if i < 0:
             raise ValueError(f"admission number must be >= 0, got {i}")
         epoch, place = divmod(i, len(self._prompts))
-        return self._prompts[int(self._permutation(epoch)[place]) if self._shuffle else place]
+        unit, inside = divmod(place, self._unit)
+        return self._prompts[(int(self._permutation(epoch)[unit]) if self._shuffle else unit) * self._unit + inside]
 
     def _permutation(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, epoch])))
-            self._cached = (epoch, generator.permutation(len(self._prompts)))
+            self._cached = (epoch, generator.permutation(len(self._prompts) // self._unit))
         return self._cached[1]
 
 
@@ -114,36 +130,56 @@ def load_prompts(
     prompts: list[Prompt] = []
     too_long: list[tuple[str, int]] = []
     for source, identity in zip(sources, source_identities(sources), strict=True):
-        rows, texts = _render_source(source, section, tokenizer)
-        token_ids = tokenize([rendered.text for rendered in texts], tokenizer, section)
-        for row, rendered, ids in zip(rows, texts, token_ids, strict=True):
-            prompt = _build_prompt(row, source, identity, rendered, ids)
-            _check_unique(prompt.prompt_id, row, source, seen)
-            if len(ids) == 0:
+        for row, views in _views(source, identity, section, tokenizer):
+            _check_unique(views[0].prompt_id, row, source, seen)
+            lengths = [len(prompt.token_ids) for prompt in views]
+            if min(lengths) == 0:
                 raise DataError(f"{row.where}: the prompt has no tokens after rendering")
-            if len(ids) > max_prompt_tokens:
-                too_long.append((row.where, len(ids)))
+            if max(lengths) > max_prompt_tokens:
+                too_long.append((row.where, max(lengths)))
             else:
-                prompts.append(prompt)
+                prompts += views
     _check_long(too_long, len(prompts), max_prompt_tokens, section)
     return PromptSet(tuple(prompts), len(too_long))
 
 
-def _render_source(source: DataSource, section: DataSection, tokenizer: Any) -> tuple[list[Row], list[RenderedText]]:
+def _views(
+    source: DataSource, identity: str, section: DataSection, tokenizer: Any
+) -> Iterator[tuple[Row, list[Prompt]]]:
+    """Each row with its prompt, and the prompt's paraphrase where the source has one."""
+    names = [("prompt", source.columns.prompt)]
+    names += [("paraphrase", source.columns.paraphrase)] if source.columns.paraphrase else []
     rows = list(read_rows(source, prompt_columns(source)))
-    values: Iterable[Any] = (require(row, source.columns.prompt, "prompt") for row in rows)
-    return rows, [render_text(value, row.where, tokenizer, section) for row, value in zip(rows, values, strict=True)]
+    ids = [
+        [view_id(identity, row_key(row, source), is_paraphrase=setting == "paraphrase") for setting, _ in names]
+        for row in rows
+    ]
+    columns = []
+    for setting, name in names:
+        values = [require(row, name, setting) for row in rows]
+        texts = [render_text(value, row.where, tokenizer, section) for row, value in zip(rows, values, strict=True)]
+        columns.append(list(zip(texts, tokenize([text.text for text in texts], tokenizer, section), strict=True)))
+    for index, row in enumerate(rows):
+        yield (
+            row,
+            [
+                Prompt(
+                    prompt_id=ids[index][view],
+                    data_source=data_source_name(row, source),
+                    token_ids=column[index][1],
+                    text=column[index][0].text,
+                    messages=column[index][0].messages,
+                    extractor=source.extractor,
+                    other_view=ids[index][1 - view] if len(names) == 2 else None,
+                )
+                for view, column in enumerate(columns)
+            ],
+        )
 
 
-def _build_prompt(row: Row, source: DataSource, identity: str, rendered: RenderedText, token_ids: Int32Array) -> Prompt:
-    return Prompt(
-        prompt_id=prompt_id_of(identity, row_key(row, source)),
-        data_source=data_source_name(row, source),
-        token_ids=token_ids,
-        text=rendered.text,
-        messages=rendered.messages,
-        extractor=source.extractor,
-    )
+def view_id(identity: str, key: str, *, is_paraphrase: bool) -> str:
+    """prompt_id of a row's prompt, or of its paraphrase."""
+    return prompt_id_of(identity, f"{key}\0paraphrase" if is_paraphrase else key)
 
 
 def _check_unique(prompt_id: str, row: Row, source: DataSource, seen: dict[str, str]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import sys
-import types
 from typing import Any
 
 from configs.schema import DataSource
 from quorum.errors import DataError
+from quorum.reasoning_gym_tasks import has_pycosat, load_tasks
 
 PREFIX = "reasoning_gym:"
 NEEDS_PYCOSAT = ("zebra_puzzles",)
@@ -45,7 +44,7 @@ def generate_rows(source: DataSource) -> list[dict[str, Any]]:
         near = difflib.get_close_matches(name, datasets, n=1, cutoff=0.4)
         hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
         raise DataError(f"{source.path}: reasoning-gym has no task {name!r} among its {len(datasets)}{hint}")
-    if name in NEEDS_PYCOSAT and not _has_pycosat():
+    if name in NEEDS_PYCOSAT and not has_pycosat():
         raise DataError(
             f"{source.path}: {name} needs the compiled package pycosat, which is not installed; "
             "install it (it needs a C compiler) or choose another task"
@@ -77,22 +76,9 @@ def _one_line(exc: BaseException) -> str:
     return " ".join(str(exc).split()) or type(exc).__name__
 
 
-def _load_tasks(path: str) -> dict[str, Any]:
-    """Import reasoning-gym and return its registry, name -> (data set class, configuration class)."""
-    if not _has_pycosat():
-        sys.modules.setdefault("pycosat", types.ModuleType("pycosat"))
+def _load_tasks(path: str) -> dict[str, tuple[type[Any], type[Any]]]:
+    """reasoning-gym's registry, name -> (data set class, configuration class)."""
     try:
-        import reasoning_gym  # noqa: F401
-        from reasoning_gym.factory import DATASETS
+        return load_tasks()
     except ImportError as exc:
         raise DataError(f"{path}: the package reasoning-gym cannot be imported ({_one_line(exc)})") from exc
-    return dict(DATASETS)
-
-
-def _has_pycosat() -> bool:
-    """Whether the real pycosat is there; the stand-in is an empty module without `itersolve`."""
-    try:
-        import pycosat
-    except ImportError:
-        return False
-    return hasattr(pycosat, "itersolve")

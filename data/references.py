@@ -1,30 +1,24 @@
-"""The hidden answers: read apart from the prompts, used by evaluation and audit only.
+"""The hidden answers: read apart from the prompts, used by evaluation and audit, and by a run that is told to use them.
 
 A label leaves this module in one way: the `Dispenser` issues it as a `RevealedLabel`, and counts it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import DataSource
 from data.columns import ANSWER_COLUMNS, MISSING, lookup, require, row_key, top_level
-from data.prompts import source_identities
+from data.prompts import source_identities, view_id
 from data.rows import read_rows
-from quorum.types import prompt_id_of
+from quorum.errors import DataError
+from quorum.types import RevealedLabel
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RevealedLabel:
-    """A reference answer that the configuration allowed out."""
-
-    prompt_id: str
-    answer: str
-    provenance: str
-    """Where it came from: "ground_truth"."""
+LABEL_COLUMNS = ("prompt_id", "label", "agreement")
+"""Of a table of labels, as `quorum label` writes it."""
 
 
 class References:
@@ -47,10 +41,34 @@ class References:
 class Dispenser:
     """The one place that issues labels, for the prompts it was told to and no others."""
 
-    def __init__(self, references: References, prompt_ids: Iterable[str] = ()) -> None:
-        self._references = references
-        self._allowed = frozenset(prompt_ids)
+    def __init__(
+        self,
+        references: References,
+        prompt_ids: Iterable[str] = (),
+        *,
+        provenance: str = "ground_truth",
+        noise: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Keep the answers of the prompts that may be revealed; all others are forgotten here.
+
+        Args:
+            references: answers.
+            prompt_ids: prompts whose answers may leave.
+            provenance: stored with every label.
+            noise: share of them whose answer is replaced by that of another one of them.
+            seed: decides which.
+        """
+        allowed = sorted({prompt_id for prompt_id in prompt_ids if references.get(prompt_id) is not None})
+        answers = {prompt_id: str(references.get(prompt_id)) for prompt_id in allowed}
+        self._answers = _with_noise(answers, noise, seed)
+        self._provenance = provenance
         self._revealed: set[str] = set()
+
+    @property
+    def num_allowed(self) -> int:
+        """Prompts whose label may be revealed."""
+        return len(self._answers)
 
     @property
     def num_revealed(self) -> int:
@@ -59,15 +77,34 @@ class Dispenser:
 
     def reveal(self, prompt_id: str) -> RevealedLabel | None:
         """The label of a prompt, or None when it may not be given out or the data has none."""
-        answer = self._references.get(prompt_id) if prompt_id in self._allowed else None
+        answer = self._answers.get(prompt_id)
         if answer is None:
             return None
         self._revealed.add(prompt_id)
-        return RevealedLabel(prompt_id=prompt_id, answer=answer, provenance="ground_truth")
+        return RevealedLabel(prompt_id=prompt_id, answer=answer, provenance=self._provenance)
+
+
+def is_drawn(prompt_id: str, share: float, seed: int, purpose: str) -> bool:
+    """Whether a prompt is among a random `share` of all, by seed and purpose and nothing else."""
+    digest = hashlib.blake2b(f"{purpose}/{seed}/{prompt_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _with_noise(answers: dict[str, str], noise: float, seed: int) -> dict[str, str]:
+    """The answers, a share of them replaced by the next prompt's that differs (in a drawn order)."""
+    if not noise:
+        return answers
+    drawn = sorted(answers, key=lambda prompt_id: hashlib.blake2b(f"{seed}/{prompt_id}".encode()).digest())
+    noisy = dict(answers)
+    for place, prompt_id in enumerate(drawn):
+        if is_drawn(prompt_id, noise, seed, "noise"):
+            others = (answers[drawn[(place + step) % len(drawn)]] for step in range(1, len(drawn)))
+            noisy[prompt_id] = next((answer for answer in others if answer != answers[prompt_id]), answers[prompt_id])
+    return noisy
 
 
 def load_references(sources: Sequence[DataSource]) -> References:
-    """Read the answers of all sources, from the files, apart from the prompts.
+    """Read the answers of all sources, from the files, apart from the prompts. A paraphrase has its prompt's answer.
 
     Without `columns.answer` the names of `ANSWER_COLUMNS` are tried, and rows without any have no reference.
 
@@ -82,8 +119,38 @@ def load_references(sources: Sequence[DataSource]) -> References:
         for row in read_rows(source, wanted):
             value = require(row, configured, "answer") if configured else _first_there(row.values, names)
             if value is not None:
-                answers[prompt_id_of(identity, row_key(row, source))] = _as_text(value)
+                for is_paraphrase in (False, True) if source.columns.paraphrase else (False,):
+                    answers[view_id(identity, row_key(row, source), is_paraphrase=is_paraphrase)] = _as_text(value)
     return References(answers)
+
+
+def load_label_table(path: str, min_agreement: float = 0.0) -> References:
+    """Labels of a table that `quorum label` made, by prompt id; those of lower agreement are left out.
+
+    Raises:
+        DataError: not readable, or a column is missing.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        names = parquet.read_schema(path).names
+        missing = [name for name in LABEL_COLUMNS if name not in names]
+        if missing:
+            raise DataError(
+                f"{path}: a table of labels has columns {', '.join(LABEL_COLUMNS)}, this one lacks "
+                f"{', '.join(missing)} (it has {', '.join(names)}); make one with `quorum label`"
+            )
+        rows = parquet.read_table(path, columns=list(LABEL_COLUMNS)).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as a Parquet table of labels: {error}") from error
+    return References(
+        {
+            row["prompt_id"]: row["label"]
+            for row in rows
+            if row["label"] is not None and (row["agreement"] or 0.0) >= min_agreement
+        }
+    )
 
 
 def _first_there(values: Mapping[str, Any], names: Sequence[str]) -> Any:

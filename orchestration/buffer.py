@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from quorum.types import GroupKey, Receipt
+from quorum.types import GroupKey, Receipt, Tally
+from voting.replicas import Ticket
 
 
 @dataclass(slots=True)
@@ -21,8 +22,8 @@ class Slot:
     receipt: Receipt | None = None
     group: Any = None
     """Reference to the RolloutGroup once it is finished."""
-    tally: Any = None
-    """Reference to its Tally."""
+    tally: Ticket | Tally | None = None
+    """Its Tally, or the ticket for it."""
 
 
 @dataclass
@@ -55,26 +56,20 @@ class Buffer:
         self._slots[key] = Slot(key)
         self.next_group_id += 1
 
-    def finish(self, key: GroupKey, receipt: Receipt, group: Any, tally: Any) -> None:
+    def finish(self, key: GroupKey, receipt: Receipt, group: Any, tally: Ticket | Tally | None) -> None:
         """Record a finished group. A group finishes once."""
         slot = self._slots[key]
         assert slot.receipt is None, f"group {key.group_id} finished twice"
         slot.receipt, slot.group, slot.tally = receipt, group, tally
 
-    def unfinished(self) -> list[GroupKey]:
-        """Keys of the next batch's groups that are still being generated."""
-        return [slot.key for slot in self._front() if slot.receipt is None]
-
-    def batch(self) -> list[Slot]:
-        """The next batch in group order; every one of its groups is finished."""
-        front = self._front()
-        assert len(front) == self.prompts_per_step and not self.unfinished(), "batch taken before it was complete"
-        return front
+    def take(self, keys: Sequence[GroupKey]) -> list[Slot]:
+        """Slots of admitted groups in group order, every one of them finished."""
+        slots = [self._slots[key] for key in sorted(keys)]
+        late = [slot.key.group_id for slot in slots if slot.receipt is None]
+        assert not late, f"groups {late} taken before they were finished"
+        return slots
 
     def release(self, keys: Sequence[GroupKey]) -> None:
         """Free the slots of groups that were trained and published, or dropped."""
         for key in keys:
             del self._slots[key]
-
-    def _front(self) -> list[Slot]:
-        return sorted(self._slots.values(), key=lambda slot: slot.key)[: self.prompts_per_step]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from learner.group import LearnerGroup
 from orchestration.run_dir import write_atomic
 from orchestration.storage import fsync_dir, storage_errors
 from quorum.errors import DataError
+
+LABELS_FILE = "labels.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +33,27 @@ class LoopState:
     """Hash of the configuration fields that make the history."""
 
 
+def read_labels(checkpoint: Path) -> dict[str, str]:
+    """Last label of every prompt as of a checkpoint; empty where an earlier release made it."""
+    path = checkpoint / LABELS_FILE
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (OSError, ValueError) as exc:
+        raise DataError(f"{path} is not readable: {exc}") from exc
+
+
 def checkpoint_path(run_path: Path, step: int) -> Path:
     return run_path / "checkpoints" / f"step-{step:06d}"
 
 
-def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, keep: int) -> Path:
-    """Save learner and loop state after `state.step` steps. Raises StorageError or LearnerError."""
+def save_checkpoint(
+    run_path: Path, learner: LearnerGroup, state: LoopState, labels: Mapping[str, str], keep: int
+) -> Path:
+    """Save learner, loop state and the last label of every prompt after `state.step` steps.
+
+    Raises:
+        StorageError, LearnerError
+    """
     final = checkpoint_path(run_path, state.step)
     pointer = final.parent / "latest"
     if final.exists() and _target(pointer) == final.name:
@@ -46,6 +64,7 @@ def save_checkpoint(run_path: Path, learner: LearnerGroup, state: LoopState, kee
         beside.mkdir(parents=True)
     learner.save(str(beside), {"step": state.step, "version": state.version})
     write_atomic(beside / "state.json", json.dumps(asdict(state), indent=2) + "\n")
+    write_atomic(beside / LABELS_FILE, json.dumps(labels) + "\n")
     with storage_errors(final):
         # A whole checkpoint that `latest` does not name was left by a crash between these two lines.
         shutil.rmtree(final, ignore_errors=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from orchestration.group_log import StepRecord
-from orchestration.rollout_phase import RolloutPhase, fetch
+from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch
 from orchestration.watch.evaluate import evaluation_sampling
 from quorum.errors import StorageError
 from quorum.types import GroupKey, Prompt, Role
@@ -36,7 +36,7 @@ class Evaluator:
         self,
         step: int,
         version: int,
-        recovered: Mapping[GroupKey, Any] | None = None,
+        recovered: Mapping[GroupKey, RecoveredGroup] | None = None,
         on_finished: Callable[[int], None] = lambda done: None,
     ) -> str:
         """Draw all evaluation groups with the current policy and close their file; returns its path.
@@ -55,7 +55,8 @@ class Evaluator:
             for key, prompt in zip(keys, self._prompts, strict=True)
         ]
         finished = self._rollout.run(requests, step, recovered, on_finished)
-        tallies = self._rollout.tallies(finished, keys)
+        tallies = self._rollout.tallies([(key, finished[key].tally) for key in keys], step)
+        self._rollout.settle_tallies()
         records = [
             StepRecord(key=key, tally=tally, resolution=None, end_state=None)
             for key, tally in zip(keys, tallies, strict=True)

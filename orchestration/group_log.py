@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,14 +21,17 @@ from orchestration.group_table import (
     StepRecord,
     file_stem,
     group_at,
+    holds_group,
     key_at,
     list_group_files,
     read_file,
+    tally_at,
+    tally_batch,
     to_batch,
 )
 from orchestration.storage import fsync_dir, storage_errors
 from quorum.errors import DataError, StorageError
-from quorum.types import GroupKey, Role, RolloutGroup, ScoredGroup
+from quorum.types import GroupKey, Role, RolloutGroup, ScoredGroup, Tally
 
 ROWS_PER_ROW_GROUP = 32
 """Groups written at a time: bounds the memory that closing a step needs."""
@@ -103,9 +106,31 @@ class _Place:
     path: Path | None = None
 
 
+@dataclass(slots=True)
+class _Found:
+    """Where groups lie, and the tallies that the running log holds of them."""
+
+    places: dict[GroupKey, _Place] = field(default_factory=dict)
+    tallies: dict[GroupKey, Tally] = field(default_factory=dict)
+
+    def add_stream(self, file: GroupFile) -> None:
+        for batch in read_running(file.path):
+            for row in range(len(batch)):
+                key = key_at(batch, row)
+                if holds_group(batch, row):
+                    self.places[key] = _Place(row, batch)
+                elif (tally := tally_at(batch, row)) is not None:
+                    self.tallies[key] = tally
+
+    def add_closed(self, path: Path) -> None:
+        rows = read_file(path)
+        self.places |= {key_at(rows, row): _Place(row, path=path) for row in range(len(rows))}
+
+
 def _scan_stream(file: GroupFile) -> dict[GroupKey, _Place]:
-    batches = read_running(file.path)
-    return {key_at(batch, row): _Place(row, batch) for batch in batches for row in range(len(batch))}
+    found = _Found()
+    found.add_stream(file)
+    return found.places
 
 
 @dataclass(slots=True)
@@ -131,6 +156,7 @@ class GroupLogWriter:
         self._incarnation = incarnation
         self._streams: dict[tuple[int, int, Role], RunningStream] = {}
         self._places: dict[GroupKey, _Place] = {}
+        self._tallies: dict[GroupKey, Tally] = {}
         self._last_read: tuple[Path, pa.Table] | None = None
         with storage_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -149,11 +175,27 @@ class GroupLogWriter:
         Raises:
             StorageError: the write failed; groups appended before are kept, and this writer can go on.
         """
-        place = (step, group.branch, group.role)
+        self._stream(step, group.key).append(to_batch(step, self._incarnation, [group]), [group.key])
+
+    def append_tallies(self, tallies: Sequence[tuple[GroupKey, Tally]], step: int) -> None:
+        """Log how a batch's groups were tallied, so that a resume counts them as they were counted.
+
+        Args:
+            tallies: [n >= 1] of groups of one branch and role.
+            step: of the groups.
+
+        Raises:
+            StorageError: the write failed.
+        """
+        stream = self._stream(step, tallies[0][0])
+        stream.append(tally_batch(step, self._incarnation, tallies), [])
+
+    def _stream(self, step: int, key: GroupKey) -> RunningStream:
+        place = (step, key.branch, key.role)
         if place not in self._streams:
-            stem = file_stem(step, group.branch, self._incarnation, group.role)
+            stem = file_stem(step, key.branch, self._incarnation, key.role)
             self._streams[place] = RunningStream(self._folder, stem)
-        self._streams[place].append(to_batch(step, self._incarnation, [group]), [group.key])
+        return self._streams[place]
 
     def close_step(
         self,
@@ -241,24 +283,29 @@ class GroupLogWriter:
             for file in list_group_files(self._run_dir, role)
             if file.branch == branch and (file.step == from_step or (file.step > from_step and role is not Role.EVAL))
         ]
-        found: dict[GroupKey, _Place] = {}
+        found = _Found()
         for file in sorted(files, key=lambda file: (file.incarnation, file.is_closed, file.step)):
             if file.is_closed:
-                rows = read_file(file.path).select(["branch", "role", "group_id"])
-                found |= {key_at(rows, row): _Place(row, path=file.path) for row in range(len(rows))}
+                found.add_closed(file.path)
             else:
-                found |= _scan_stream(file)
-        self._places |= found
-        return sorted(found)
+                found.add_stream(file)
+        self._places |= found.places
+        self._tallies = {key: tally for key, tally in self._tallies.items() if key.role is not role} | found.tallies
+        return sorted(found.places)
 
-    def fetch(self, key: GroupKey) -> RolloutGroup:
-        """A recovered group, bit for bit. Raises KeyError for a key that `recover` did not return."""
+    def fetch(self, key: GroupKey) -> tuple[RolloutGroup, Tally | None]:
+        """A recovered group, bit for bit, with its tally if it was tallied.
+
+        Raises:
+            KeyError: `recover` did not return this key.
+        """
         place = self._places[key]
         if place.path is None:
-            return group_at(place.batch, place.row)
+            return group_at(place.batch, place.row), self._tallies.get(key)
         if self._last_read is None or self._last_read[0] != place.path:
             self._last_read = (place.path, read_file(place.path))
-        return group_at(self._last_read[1], place.row)
+        rows = self._last_read[1]
+        return group_at(rows, place.row), tally_at(rows, place.row)
 
     def close(self) -> None:
         """Close open streams; they stay on disk for the next incarnation."""

@@ -21,6 +21,7 @@ from quorum.types import (
     EndState,
     FinishReason,
     GroupKey,
+    Outcome,
     Resolution,
     Role,
     RolloutGroup,
@@ -54,6 +55,10 @@ VOTE_FIELDS = [
     ("sizes", _list_of(pa.int32())),
     ("representatives", _list_of(pa.string())),
     ("num_intransitive_merges", pa.int32()),
+    ("num_undecided_pairs", pa.int32()),
+    ("weights", _list_of(pa.float64())),
+    ("jury", _list_of(pa.int32())),
+    ("jury_provenance", pa.string()),
     ("label_cluster", pa.int32()),
     ("pseudo_label", pa.string()),
     ("provenance", pa.string()),
@@ -62,9 +67,13 @@ VOTE_FIELDS = [
     ("rewards", _list_of(pa.float32())),
     ("train_mask", _list_of(pa.bool_())),
     ("kl_mask", pa.bool_()),
+    ("is_paid", pa.bool_()),
+    ("num_unjudged", pa.int32()),
     ("end_state", pa.string()),
 ]
 """Null in the running log, and where a group was not voted on or not rewarded."""
+TALLY_FIELDS = ("answers", "cluster", "sizes", "representatives", "weights", "jury")
+"""Sequences of a Tally, stored under their own names."""
 GROUP_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -80,7 +89,7 @@ GROUP_SCHEMA = pa.schema(
         ("completions", _list_of(COMPLETION)),
         *VOTE_FIELDS,
     ],
-    metadata={"quorum.groups": "1"},
+    metadata={"quorum.groups": "2"},
 )
 
 
@@ -160,7 +169,11 @@ def read_groups(run_dir: str | Path, step: int | None = None, role: Role = Role.
 def read_file(path: Path) -> pa.Table:
     """Rows of one closed file. Raises DataError when it is not readable."""
     try:
-        return pq.ParquetFile(path).read().cast(GROUP_SCHEMA)
+        rows = pq.ParquetFile(path).read()
+        for field in GROUP_SCHEMA:
+            if field.name not in rows.column_names:  # a file of an earlier release
+                rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+        return rows.select(GROUP_SCHEMA.names).cast(GROUP_SCHEMA)
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path} cannot be read as a group file: {error}") from error
 
@@ -194,20 +207,32 @@ def _completions(groups: Sequence[RolloutGroup]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), structs, type=_list_of(COMPLETION))
 
 
+def _tally_row(tally: Tally) -> dict[str, Any]:
+    row: dict[str, Any] = {name: list(getattr(tally, name)) for name in TALLY_FIELDS}
+    row["answers"] = [None if answer is None else _text(answer) for answer in tally.answers]
+    row["representatives"] = [_text(answer) for answer in tally.representatives]
+    row["outcomes"] = [outcome.value for outcome in tally.outcomes]
+    return row | {
+        "num_intransitive_merges": tally.num_intransitive_merges,
+        "num_undecided_pairs": tally.num_undecided_pairs,
+        "jury_provenance": tally.jury_provenance,
+    }
+
+
 def _vote_row(record: StepRecord, scored: ScoredGroup | None) -> dict[str, Any]:
     row: dict[str, Any] = {}
     tally, resolution = record.tally or (scored.tally if scored else None), record.resolution
     if tally is not None:
-        row = {name: getattr(tally, name) for name in ("answers", "cluster", "sizes", "representatives")}
-        row["outcomes"] = [outcome.value for outcome in tally.outcomes]
-        row["num_intransitive_merges"] = tally.num_intransitive_merges
+        row = _tally_row(tally)
     decided = resolution or scored
     if decided is not None:
-        row |= {name: getattr(decided, name) for name in ("pseudo_label", "provenance", "agreement", "margin")}
+        row |= {name: getattr(decided, name) for name in ("provenance", "agreement", "margin")}
+        row["pseudo_label"] = None if decided.pseudo_label is None else _text(decided.pseudo_label)
     if resolution is not None:
-        row["label_cluster"] = resolution.label_cluster
+        row |= {"label_cluster": resolution.label_cluster, "is_paid": resolution.is_paid}
     if scored is not None:
         row |= {"rewards": scored.rewards, "train_mask": scored.train_mask, "kl_mask": scored.kl_mask}
+        row["num_unjudged"] = scored.num_unjudged
     if record.end_state is not None:
         row["end_state"] = record.end_state.value
     return row
@@ -256,6 +281,42 @@ def to_batch(
         for name, column in columns.items()
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=GROUP_SCHEMA)
+
+
+def tally_batch(step: int, incarnation: int, tallies: Sequence[tuple[GroupKey, Tally]]) -> pa.RecordBatch:
+    """Rows for the running log that hold a group's tally alone; its completions are in a row of their own."""
+    rows = [
+        {
+            "step": step,
+            "branch": key.branch,
+            "incarnation": incarnation,
+            "role": key.role.value,
+            "group_id": key.group_id,
+            **_tally_row(tally),
+        }
+        for key, tally in tallies
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=GROUP_SCHEMA)
+
+
+def tally_at(rows: pa.Table | pa.RecordBatch, index: int) -> Tally | None:
+    """The tally of row `index`; None where the group was not tallied."""
+    values = {name: rows.column(name)[index].as_py() for name, _ in VOTE_FIELDS}
+    if values["answers"] is None:
+        return None
+    return Tally(
+        group_id=rows.column("group_id")[index].as_py(),
+        outcomes=tuple(Outcome(outcome) for outcome in values["outcomes"]),
+        num_intransitive_merges=values["num_intransitive_merges"],
+        num_undecided_pairs=values["num_undecided_pairs"] or 0,
+        jury_provenance=values["jury_provenance"] or "",
+        **{name: tuple(values[name] or ()) for name in TALLY_FIELDS},
+    )
+
+
+def holds_group(rows: pa.Table | pa.RecordBatch, index: int) -> bool:
+    """Whether row `index` holds a group's completions, not its tally alone."""
+    return bool(rows.column("completions")[index].is_valid)
 
 
 def _array(scalar: pa.ListScalar, dtype: type[np.generic]) -> np.ndarray:

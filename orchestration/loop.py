@@ -7,9 +7,7 @@ group, one Parquet file and one metrics row per step.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,59 +18,24 @@ from orchestration.buffer import Buffer, Slot
 from orchestration.checkpoint import LoopState, save_checkpoint
 from orchestration.evaluation import Evaluator
 from orchestration.group_log import StepRecord
+from orchestration.labels import Teacher
 from orchestration.ledger import Ledger, LedgerRow
-from orchestration.recovery import RECOVERED, recover
-from orchestration.rollout_phase import RolloutPhase, fetch, train_key, train_sampling
+from orchestration.recovery import recover
+from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch, train_key, train_sampling
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
+from orchestration.step_metrics import PhaseClock, alarm_limits, eval_line, learn_metrics, rollout_metrics
+from orchestration.vote_phase import StepVote, VotePhase
+from orchestration.watch.alarms import Alarms
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
+from orchestration.watch.label_history import LabelHistory
 from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.vote_metrics import vote_metrics
 from orchestration.weight_sync import SyncStats, WeightSync
 from quorum.errors import StageError, StorageError
-from quorum.types import EndState, GroupKey, Resolution, Role, ScoreReceipt, Tally, TrainingBatch, UpdateStats
-from voting.rules import resolve
-
-EVAL_SHOWN = ("average_accuracy", "majority_accuracy", "abstain_share", "completion_tokens_mean")
-"""What the line about an evaluation says of it."""
-
-
-class PhaseClock:
-    """Wall time of a step by phase; what no phase claims is `wait`, so the parts sum to the step."""
-
-    PHASES = ("rollout", "vote", "learn", "sync")
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._seconds = dict.fromkeys(self.PHASES, 0.0)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._seconds[name] += time.monotonic() - began
-
-    def metrics(self) -> dict[str, float]:
-        """time/* metrics in seconds."""
-        step = time.monotonic() - self._started
-        named = {f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()}
-        return named | {"time/wait_seconds": step - sum(self._seconds.values()), "time/step_seconds": step}
-
-
-@dataclass(slots=True)
-class Vote:
-    """One step after resolve and reward, in group order."""
-
-    tallies: list[Tally]
-    resolutions: list[Resolution]
-    receipts: list[ScoreReceipt] = field(default_factory=list)
-    """Of the groups that stay in the batch."""
-    scored: list[Any] = field(default_factory=list)
-    """ObjectRef[ScoredGroup], same order as `receipts`."""
+from quorum.types import EndState, GroupKey, GroupRequest, Role, ScoreReceipt, TrainingBatch, UpdateStats
 
 
 @dataclass
@@ -93,15 +56,23 @@ class TrainingLoop:
     display: Display
     signals: StopSignals
     state: LoopState
-    recovered: dict[GroupKey, Any] = field(default_factory=dict)
-    """Groups an earlier incarnation finished: (receipt, group) references by key."""
+    history: LabelHistory = field(default_factory=LabelHistory)
+    """Last label of every prompt; part of the checkpoint."""
+    teacher: Teacher | None = None
+    recovered: dict[GroupKey, RecoveredGroup] = field(default_factory=dict)
+    """Groups an earlier incarnation finished."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.run_dir.path, self.run_dir.info.incarnation)
         self.buffer = Buffer(self.config.rollout.prompts_per_step, next_group_id=self.state.next_group_id)
         self.is_whole = True
         """Whether weights and `state` are of the same step: False from the update until the step is in the ledger."""
+        self.voting = VotePhase(self.config, self.stack, self.rollout)
+        self.alarms = Alarms(alarm_limits(self.config.voting.alarms))
         self._closing: list[Any] = []
+        self._teacher_groups: dict[GroupKey, Any] = {}
+        """Of the running step, by key: references."""
+        self._flips: list[bool | None] = []
         self._next_audited = self.state.step
 
     def run(self) -> None:
@@ -123,7 +94,9 @@ class TrainingLoop:
         assert self.stack.learner is not None
         self._settle_log()
         self.display.phase("checkpoint", f"after {self.state.step} steps")
-        save_checkpoint(self.run_dir.path, self.stack.learner, self.state, self.config.checkpoint.keep)
+        save_checkpoint(
+            self.run_dir.path, self.stack.learner, self.state, self.history.state(), self.config.checkpoint.keep
+        )
 
     def publish_start(self) -> None:
         """Connect samplers and learner and give every sampler the weights to start from."""
@@ -135,27 +108,44 @@ class TrainingLoop:
         """One step: generate, vote, learn, broadcast. Returns its metrics."""
         step = self.state.step
         clock = PhaseClock()
-        with clock.phase("rollout"):
-            slots = self._rollout(step)
-        with clock.phase("vote"):
-            vote = self._vote(slots)
+        vote = self._draw(step, clock)
         self.is_whole = False
         with clock.phase("learn"):
             stats = self._learn(step, vote)
         with clock.phase("sync"):
             synced = self.sync.publish(self.sync.version + 1) if stats.num_updates else None
-        self._end_step(step, slots, vote, stats)
+        self._end_step(step, vote, stats)
         self.is_whole = True
-        return self._log_metrics(step, slots, vote, stats, synced, clock)
+        return self._log_metrics(step, vote, stats, synced, clock)
 
-    def _rollout(self, step: int) -> list[Slot]:
+    def _draw(self, step: int, clock: PhaseClock) -> StepVote:
+        """Groups of one step with their votes: further prompts are drawn for those dropped, round after round."""
+        vote = StepVote()
+        for _ in range(self.config.voting.batch.max_rounds):
+            missing = self.config.rollout.prompts_per_step - vote.num_kept
+            if not missing:
+                break
+            with clock.phase("rollout"):
+                slots = self._rollout(step, missing)
+            with clock.phase("vote"):
+                self.display.phase("vote", "resolve and reward")
+                dropped = self.voting.decide(slots, step, vote)
+            self.buffer.release([slot.key for slot in dropped])
+        return vote
+
+    def _rollout(self, step: int, count: int) -> list[Slot]:
         version, sampling = self.sync.version, train_sampling(self.config)
-        requests = []
-        for _ in range(min(self.buffer.num_free, self.config.rollout.prompts_per_step)):
+        requests: list[GroupRequest] = []
+        for _ in range(min(self.buffer.num_free, count)):
             key = train_key(self.state.branch, self.buffer.next_group_id)
             self.buffer.admit(key)
-            requests.append(self.rollout.request(key, self.order.prompt_at(key.group_id), sampling, version))
-        total = len(requests)
+            prompt = self.order.prompt_at(key.group_id)
+            requests.append(self.rollout.request(key, prompt, sampling, version))
+            if self.teacher is not None and (asked := self.teacher.prompt_for(prompt)) is not None:
+                judge = key._replace(role=Role.TEACHER)
+                requests.append(self.rollout.request(judge, asked, self.teacher.sampling, version=0))
+        keys = [request.key for request in requests if request.key.role is Role.TRAIN]
+        total = len(keys)
         self.display.phase("rollout", f"step {step}: 0/{total} groups")
         finished = self.rollout.run(
             requests,
@@ -165,63 +155,61 @@ class TrainingLoop:
         )
         for key, done in finished.items():
             self.recovered.pop(key, None)
-            self.buffer.finish(key, done.receipt, done.group, done.tally)
-        return self.buffer.batch()
+            if key.role is Role.TEACHER:
+                self._teacher_groups[key] = done.group
+            else:
+                self.buffer.finish(key, done.receipt, done.group, done.tally)
+        return self.buffer.take(keys)
 
-    def _vote(self, slots: list[Slot]) -> Vote:
-        self.display.phase("vote", "resolve and reward")
-        tallies: list[Tally] = [self.stack.voting.fetch(slot.tally) for slot in slots]
-        vote = Vote(tallies, resolve(tallies, self.config.voting))
-        receipts = []
-        for slot, tally, resolution in zip(slots, tallies, vote.resolutions, strict=True):
-            if resolution.end_state is None:
-                receipt, scored = self.stack.voting.reward(slot.group, tally, resolution)
-                receipts.append(receipt)
-                vote.scored.append(scored)
-        vote.receipts = [self.stack.voting.fetch(receipt) for receipt in receipts]
-        return vote
-
-    def _learn(self, step: int, vote: Vote) -> UpdateStats:
+    def _learn(self, step: int, vote: StepVote) -> UpdateStats:
         assert self.stack.learner is not None
         self.display.phase("learn", f"step {step}: {len(vote.receipts)} groups")
         batch = TrainingBatch(
             step=step, branch=self.state.branch, groups=tuple(vote.scored), receipts=tuple(vote.receipts)
         )
         stats = self.stack.learner.update(batch)
-        empty = self.state.num_empty_steps + 1 if not stats.num_updates else 0
+        empty = self._num_empty_steps(stats)
         if empty >= self.config.run.max_empty_steps:
             ends = ", ".join(sorted({str(r.end_state) for r in vote.resolutions if r.end_state}))
             raise StageError(
                 f"{empty} steps in a row had no trainable group (last: {ends}); the voting rule drops everything: "
                 "look at voting.extractor and the completions in groups/, or raise run.max_empty_steps"
             )
-        self._empty_steps = empty
         return stats
 
-    def _end_step(self, step: int, slots: list[Slot], vote: Vote, stats: UpdateStats) -> None:
+    def _num_empty_steps(self, stats: UpdateStats) -> int:
+        return 0 if stats.num_updates else self.state.num_empty_steps + 1
+
+    def _end_step(self, step: int, vote: StepVote, stats: UpdateStats) -> None:
         self._settle_log()
-        scored = dict(
-            zip((r.group_id for r in vote.receipts), zip(vote.receipts, vote.scored, strict=True), strict=True)
-        )
         rows, records, objects = [], [], []
-        for slot, tally, resolution in zip(slots, vote.tallies, vote.resolutions, strict=True):
-            receipt, ref = scored.get(slot.key.group_id, (None, slot.group))
+        for slot, tally, resolution, receipt, scored in vote.groups():
             end_state = resolution.end_state or EndState.TRAINED
             records.append(StepRecord(key=slot.key, tally=tally, resolution=resolution, end_state=end_state))
-            objects.append(ref)
+            objects.append(slot.group if scored is None else scored)
             rows.append(_ledger_row(step, slot, end_state, receipt, self.order))
         self.ledger.append(rows)
-        self._closing.append(self.log.close_step.remote(step, self.state.branch, Role.TRAIN, records, *objects))
-        self.buffer.release([slot.key for slot in slots])
+        self._close(step, Role.TRAIN, records, objects)
+        if self._teacher_groups:
+            groups, self._teacher_groups = self._teacher_groups, {}
+            self._close(step, Role.TEACHER, [StepRecord(key) for key in groups], list(groups.values()))
+        self.buffer.release([slot.key for slot in vote.kept_slots()])
+        self._flips = self.history.visit_groups(self._prompt_ids(vote), vote.tallies, vote.resolutions)
         self.state = LoopState(
             step=step + 1,
             next_group_id=self.buffer.next_group_id,
             version=self.sync.version,
             branch=self.state.branch,
-            num_empty_steps=self._empty_steps,
+            num_empty_steps=self._num_empty_steps(stats),
             num_updates=self.state.num_updates + stats.num_updates,
             identity_hash=self.state.identity_hash,
         )
+
+    def _prompt_ids(self, vote: StepVote) -> list[str]:
+        return [self.order.prompt_at(slot.key.group_id).prompt_id for slot in vote.slots]
+
+    def _close(self, step: int, role: Role, records: list[StepRecord], objects: list[Any]) -> None:
+        self._closing.append(self.log.close_step.remote(step, self.state.branch, role, records, *objects))
 
     def _settle_log(self) -> None:
         """Wait for step files still being written; they are at most one step behind."""
@@ -229,15 +217,24 @@ class TrainingLoop:
         self._closing.clear()
 
     def _log_metrics(
-        self, step: int, slots: list[Slot], vote: Vote, stats: UpdateStats, synced: SyncStats | None, clock: PhaseClock
+        self, step: int, vote: StepVote, stats: UpdateStats, synced: SyncStats | None, clock: PhaseClock
     ) -> dict[str, float]:
         times = clock.metrics()
-        values = vote_metrics(vote.tallies, vote.resolutions, vote.receipts)
-        values |= _rollout_metrics(slots, times["time/rollout_seconds"])
-        values |= _learn_metrics(stats, needs_base_model(self.config.learner.kl)) | times
+        prompt_ids = self._prompt_ids(vote)
+        values = vote_metrics(
+            vote.tallies, vote.resolutions, vote.receipts, prompt_ids=prompt_ids, label_flips=self._flips
+        )
+        values |= rollout_metrics(vote.slots, times["time/rollout_seconds"])
+        values |= learn_metrics(stats, needs_base_model(self.config.learner.kl)) | times
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
             values["sync/num_checked_tensors"] = float(synced.num_checked_tensors)
+        sentences = self.alarms.check(values)
+        values["vote/num_alarms"] = float(len(sentences))
+        values["vote/num_rounds"] = float(vote.num_rounds)
+        values["vote/num_replicas"] = float(self.stack.voting.num_replicas)
+        for sentence in sentences:
+            self.display.event(f"alarm: {sentence}")
         self._write(step, values)
         self.display.step(step, values | self._audited())
         return values
@@ -272,9 +269,9 @@ class TrainingLoop:
         self._write(step, values or {})
         if self.audit.failure:
             self.display.event(self.audit.failure)
-        self.display.event(_eval_line(step, values))
+        self.display.event(eval_line(step, values))
 
-    def _recovered_evaluation(self, step: int) -> dict[GroupKey, Any]:
+    def _recovered_evaluation(self, step: int) -> dict[GroupKey, RecoveredGroup]:
         if self.run_dir.info.incarnation == 0:
             return {}
         return recover(self.log, self.state.branch, Role.EVAL, step, self.config.deadlines.save_seconds)
@@ -302,44 +299,3 @@ def _ledger_row(
         reward_hash=receipt.reward_hash if receipt else "",
         prompt_id=order.prompt_at(slot.key.group_id).prompt_id,
     )
-
-
-def _rollout_metrics(slots: list[Slot], seconds: float) -> dict[str, float]:
-    receipts = [slot.receipt for slot in slots if slot.receipt is not None]
-    num_completions = sum(sum(r.finish_counts.values()) for r in receipts)
-    tokens = sum(r.num_tokens for r in receipts)
-    prompt_tokens = sum(r.num_prompt_tokens for r in receipts)
-    return {
-        "rollout/completion_tokens_mean": tokens / num_completions,
-        "rollout/truncated_share": sum(r.finish_counts.get("length", 0) for r in receipts) / num_completions,
-        "rollout/num_groups": float(len(receipts)),
-        "rollout/num_recovered": float(sum(r.sampler_id == RECOVERED for r in receipts)),
-        "rollout/tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
-        "rollout/prefilled_ratio": sum(r.num_prefilled_tokens for r in receipts) / prompt_tokens,
-    }
-
-
-def _learn_metrics(stats: UpdateStats, has_kl: bool) -> dict[str, float]:
-    if not stats.num_updates:
-        return {"learn/num_updates": 0.0, "learn/num_tokens": 0.0}
-    return {
-        "learn/loss": stats.loss,
-        "learn/grad_norm": stats.grad_norm,
-        **({"learn/kl_mean": stats.kl} if has_kl else {}),
-        "learn/entropy_mean": stats.entropy,
-        "learn/num_updates": float(stats.num_updates),
-        "learn/num_tokens": float(stats.num_tokens),
-        "sync/logprob_gap_mean": stats.logprob_gap,
-        **stats.extra,
-    }
-
-
-def _eval_line(step: int, values: Mapping[str, float] | None) -> str:
-    if values is None:
-        shown = "drawn; its scores were not there within deadlines.vote_seconds and will be in audit/eval.jsonl"
-    elif not values:
-        shown = "drawn; the data has no reference answers to score it"
-    else:
-        named = {name.removeprefix("eval/"): value for name, value in values.items()}
-        shown = ", ".join(f"{name} {named[name]:.3f}" for name in EVAL_SHOWN if name in named)
-    return f"evaluation after {step} steps: {shown}"

@@ -29,24 +29,30 @@ class ResourcePlan:
     colocate: bool
     local_gpus: int
     """GPUs a locally started Ray is given."""
+    num_teachers: int = 0
+    """Samplers of a teacher, each as large as one of the policy's."""
+    gpus_per_teacher: float = 0
 
     @property
     def total_cpus(self) -> int:
         """Logical CPUs; a local Ray is started with as many, whatever the machine has."""
-        return self.num_samplers * self.cpus_per_sampler + self.num_ranks * self.cpus_per_rank + self.num_replicas
+        samplers = (self.num_samplers + self.num_teachers) * self.cpus_per_sampler
+        return samplers + self.num_ranks * self.cpus_per_rank + self.num_replicas
 
     @property
     def total_gpus(self) -> int:
         if self.device == "cpu":
             return 0
+        teachers = round(self.num_teachers * self.gpus_per_teacher)
         if self.colocate:
-            return max(self.num_samplers, self.num_ranks)
-        return round(self.num_samplers * self.gpus_per_sampler + self.num_ranks * self.gpus_per_rank)
+            return max(self.num_samplers, self.num_ranks) + teachers
+        return round(self.num_samplers * self.gpus_per_sampler + self.num_ranks * self.gpus_per_rank) + teachers
 
     def gpu_sentence(self) -> str:
         """The arithmetic of the GPUs, in words."""
-        ranks = f" + {self.num_ranks} ranks" if self.num_ranks else ""
-        return f"{self.num_samplers} samplers of {self.gpus_per_sampler:g} GPUs{ranks} need {self.total_gpus} GPUs"
+        others = f" + {self.num_ranks} ranks" if self.num_ranks else ""
+        others += f" + {self.num_teachers} teachers of {self.gpus_per_teacher:g}" if self.num_teachers else ""
+        return f"{self.num_samplers} samplers of {self.gpus_per_sampler:g} GPUs{others} need {self.total_gpus} GPUs"
 
     def check_cluster(self, resources: Mapping[str, float]) -> None:
         """Raise ResourceError when an existing cluster is too small in sum."""
@@ -56,7 +62,8 @@ class ResourcePlan:
         if have_cpus < self.total_cpus:
             raise ResourceError(
                 f"{self.num_samplers} samplers of {self.cpus_per_sampler} CPUs + {self.num_ranks} ranks of "
-                f"{self.cpus_per_rank} + {self.num_replicas} voting replicas need {self.total_cpus} CPUs, "
+                f"{self.cpus_per_rank} + {self.num_teachers} teachers of {self.cpus_per_sampler} + "
+                f"{self.num_replicas} voting replicas need {self.total_cpus} CPUs, "
                 f"the cluster has {have_cpus}; lower the counts, or run locally with cluster.address=local"
             )
 
@@ -67,6 +74,11 @@ class ResourcePlan:
             f"device           {self.device}",
             f"samplers         {self.num_samplers} x ({self.cpus_per_sampler} CPU, {self.gpus_per_sampler:g} GPU)",
             f"learner ranks    {self.num_ranks} x ({self.cpus_per_rank} CPU, {self.gpus_per_rank:g} GPU)",
+            *(
+                [f"teachers         {self.num_teachers} x ({self.cpus_per_sampler} CPU, {self.gpus_per_teacher:g} GPU)"]
+                if self.num_teachers
+                else []
+            ),
             f"voting replicas  {self.num_replicas} x (1 CPU)",
             f"in all           {self.total_cpus} logical CPUs, {self.total_gpus} GPUs",
         ]
@@ -98,7 +110,11 @@ def resolve_device(config: RunConfig, cluster: Mapping[str, float] | None = None
 
 
 def make_plan(
-    config: RunConfig, *, with_learner: bool = True, cluster: Mapping[str, float] | None = None
+    config: RunConfig,
+    *,
+    with_learner: bool = True,
+    cluster: Mapping[str, float] | None = None,
+    num_teachers: int = 0,
 ) -> ResourcePlan:
     """Work out what the run needs.
 
@@ -106,6 +122,7 @@ def make_plan(
         config: the run's configuration.
         with_learner: False for an evaluation.
         cluster: resources of the existing cluster that is to be used ("CPU", "GPU" in all); None for this machine.
+        num_teachers: samplers of a teacher.
 
     Raises:
         ResourceError: the machine or cluster cannot hold it; gives the arithmetic.
@@ -118,13 +135,15 @@ def make_plan(
         device=device,
         num_samplers=config.rollout.num_samplers,
         num_ranks=config.learner.num_ranks if with_learner else 0,
-        num_replicas=config.voting.num_replicas,
+        num_replicas=max(config.voting.service.num_replicas, config.voting.service.max_replicas or 0),
         cpus_per_sampler=config.cluster.cpus_per_sampler * workers,
         cpus_per_rank=config.cluster.cpus_per_rank,
         gpus_per_sampler=(0.5 if colocate else workers) if is_cuda else 0,
         gpus_per_rank=(0.5 if colocate else 1) if is_cuda else 0,
         colocate=colocate,
         local_gpus=local_gpus,
+        num_teachers=num_teachers,
+        gpus_per_teacher=workers if is_cuda else 0,
     )
     if colocate and (workers, plan.num_samplers, max(1, plan.num_ranks)) != (1, 1, 1):
         raise ResourceError(

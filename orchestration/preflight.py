@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from configs.schema import RunConfig
+from configs.schema import ModelSection, RunConfig
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
 from data.prompts import PromptSet, load_prompts
+from data.references import Dispenser
+from orchestration.labels import Teacher, make_dispenser, needs_pairs, teacher_of
 from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
+from voting.resolve import check as check_voting
 
 T = TypeVar("T")
 
@@ -25,6 +28,9 @@ class Preflight:
     model: ModelFacts
     train: PromptSet
     evaluation: PromptSet | None
+    dispenser: Dispenser | None = None
+    """Of labels that the configuration reveals."""
+    teacher: Teacher | None = None
 
 
 def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) -> Preflight:
@@ -45,17 +51,23 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
     if new_run:
         attempt(lambda: _check_run_dir(config))
     attempt(lambda: _check_port(config))
-    plan = attempt(lambda: _plan(config, with_learner))
+    attempt(lambda: _check_voting(config))
+    teacher = attempt(lambda: teacher_of(config)) if with_learner else None
+    plan = attempt(lambda: _plan(config, with_learner, teacher.num_samplers if teacher else 0))
     attempt(lambda: _check_engine(config, plan.device if plan is not None else None))
     model = attempt(lambda: check_model_dir(config.model))
     if model is not None:
         attempt(lambda: _check_model(config, model))
     tokenizer = attempt(lambda: load_tokenizer(config.model)) if model is not None else None
-    train = evaluation = None
+    train = evaluation = dispenser = None
     if tokenizer is not None:
         limit = config.data.max_prompt_tokens
         if with_learner:
             train = attempt(lambda: load_prompts(config.data.train, config.data, tokenizer, max_prompt_tokens=limit))
+            if train is not None:
+                attempt(lambda: _check_views(config, train))
+                dispenser = attempt(lambda: make_dispenser(config, train.prompts))
+                teacher = attempt(lambda: _with_prompts(config, teacher)) if teacher else None
         if config.evaluation.data:
             evaluation = attempt(
                 lambda: load_prompts(config.evaluation.data, config.data, tokenizer, max_prompt_tokens=limit)
@@ -63,7 +75,7 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
     if problems:
         raise _combined(problems)
     assert plan is not None and model is not None
-    return Preflight(plan, model, train or PromptSet((), 0), evaluation)
+    return Preflight(plan, model, train or PromptSet((), 0), evaluation, dispenser, teacher)
 
 
 def _combined(problems: list[QuorumError]) -> QuorumError:
@@ -90,10 +102,27 @@ def _check_run_dir(config: RunConfig) -> None:
         )
 
 
-def _plan(config: RunConfig, with_learner: bool) -> ResourcePlan:
+def _plan(config: RunConfig, with_learner: bool, num_teachers: int) -> ResourcePlan:
     address = config.cluster.address
     cluster = None if address == "local" else ask_cluster(address)[0]
-    return make_plan(config, with_learner=with_learner, cluster=cluster)
+    return make_plan(config, with_learner=with_learner, cluster=cluster, num_teachers=num_teachers)
+
+
+def _check_views(config: RunConfig, train: PromptSet) -> None:
+    if needs_pairs(config):
+        train.order(config.run.seed, config.data.shuffle, in_pairs=True)
+
+
+def _with_prompts(config: RunConfig, teacher: Teacher) -> Teacher:
+    """A teacher of another model reads the prompts with its own tokenizer."""
+    if teacher.model == config.model.path:
+        return teacher
+    section = ModelSection(path=teacher.model, trust_remote_code=config.model.trust_remote_code)
+    _check_model(config.model_copy(update={"model": section}), check_model_dir(section))
+    prompts = load_prompts(
+        config.data.train, config.data, load_tokenizer(section), max_prompt_tokens=config.data.max_prompt_tokens
+    )
+    return replace(teacher, prompts={prompt.prompt_id: prompt for prompt in prompts.prompts})
 
 
 def _check_engine(config: RunConfig, device: str | None) -> None:
@@ -103,6 +132,22 @@ def _check_engine(config: RunConfig, device: str | None) -> None:
     from rollout.engines.vllm_options import validate_engine_options
 
     problems = validate_engine_options(config.rollout.engine.options, device=device, max_model_len=config.max_model_len)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_voting(config: RunConfig) -> None:
+    problems = check_voting(config.voting)
+    if needs_pairs(config):
+        if config.rollout.prompts_per_step % 2:
+            problems.append(
+                f"rollout.prompts_per_step is {config.rollout.prompts_per_step}: voting.labels=cross_view takes "
+                "prompts in pairs, so it must be even"
+            )
+        if config.voting.batch.max_rounds > 1:
+            problems.append(
+                "voting.batch.max_rounds: voting.labels=cross_view draws pairs, and once per step; set it to 1"
+            )
     if problems:
         raise ConfigError(problems)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from orchestration.group_log import GroupLogWriter
-from orchestration.rollout_phase import fetch
+from orchestration.rollout_phase import RecoveredGroup, fetch
 from quorum.errors import StorageError
-from quorum.types import GroupKey, Receipt, Role, RolloutGroup
+from quorum.types import GroupKey, Receipt, Role, RolloutGroup, Tally
 
 RECOVERED = "recovered"
 """Sampler id in the receipt of a group that was read from the log."""
@@ -16,14 +16,17 @@ RECOVERED = "recovered"
 class RecoverableLog(GroupLogWriter):
     """The group log as the driver's actor: writer, and source of recovered groups."""
 
-    def fetch_with_receipt(self, key: GroupKey) -> tuple[Receipt, RolloutGroup]:
-        """A recovered group with a receipt like its sampler's; two Ray returns, so the driver reads no tokens."""
-        group = self.fetch(key)
-        return Receipt.of(group, sampler_id=RECOVERED, num_prefilled_tokens=0, seconds=0.0), group
+    def fetch_recovered(self, key: GroupKey) -> tuple[Receipt, RolloutGroup, Tally | None]:
+        """A recovered group with a receipt like its sampler's, and its tally if it was tallied.
+
+        Three Ray returns, so the driver reads no tokens.
+        """
+        group, tally = self.fetch(key)
+        return Receipt.of(group, sampler_id=RECOVERED, num_prefilled_tokens=0, seconds=0.0), group, tally
 
 
-def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dict[GroupKey, Any]:
-    """(receipt, group) references of the groups that earlier incarnations finished at or after `step`.
+def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dict[GroupKey, RecoveredGroup]:
+    """References to the groups that earlier incarnations finished at or after `step`.
 
     Args:
         log: actor handle of a RecoverableLog.
@@ -33,5 +36,5 @@ def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dic
         timeout: seconds for reading the log's keys.
     """
     [keys] = fetch([log.recover.remote(branch, role, step)], timeout, "read from the durable log", StorageError)
-    read = log.fetch_with_receipt.options(num_returns=2)
-    return {key: tuple(read.remote(key)) for key in keys}
+    read = log.fetch_recovered.options(num_returns=3)
+    return {key: RecoveredGroup(*read.remote(key)) for key in keys}

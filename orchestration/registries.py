@@ -17,11 +17,13 @@ def registries() -> Mapping[str, Registry]:
     from voting.equivalence import EQUIVALENCES
     from voting.extract import EXTRACTORS
     from voting.rules import VOTE_RULES
+    from voting.sources import LABEL_SOURCES
 
     return {
         "rollout.engine": ENGINES,
         "voting.extractor": EXTRACTORS,
         "voting.equivalence": EQUIVALENCES,
+        "voting.labels": LABEL_SOURCES,
         "voting.rule": VOTE_RULES,
         "learner.algorithm": ALGORITHMS,
     }

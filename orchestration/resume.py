@@ -9,13 +9,15 @@ from typing import Any
 from configs.identity import bit_differences, config_identity_hash, identity_differences
 from configs.schema import RunConfig
 from learner.checkpoint import read_manifest
-from orchestration.checkpoint import LoopState, latest_checkpoint
+from orchestration.checkpoint import LoopState, latest_checkpoint, read_labels
 from orchestration.preflight import Preflight
 from orchestration.recovery import recover
 from orchestration.registries import load_run_config
+from orchestration.rollout_phase import RecoveredGroup
 from orchestration.run_dir import RunDir, read_config, read_info, resolve_run
 from orchestration.stack import Stack
 from orchestration.watch.display import Display
+from orchestration.watch.label_history import LabelHistory
 from quorum.errors import ConfigError, DataError
 from quorum.types import GroupKey, Role
 
@@ -75,8 +77,8 @@ def resume_notes(path: Path, new: RunConfig, checked: Preflight) -> list[str]:
 
 def restore(
     config: RunConfig, run_dir: RunDir, stack: Stack, log: Any, display: Display
-) -> tuple[LoopState, dict[GroupKey, Any]]:
-    """State to go on from, and the finished groups an earlier incarnation left after it.
+) -> tuple[LoopState, LabelHistory, dict[GroupKey, RecoveredGroup]]:
+    """State and label history to go on from, and the finished groups an earlier incarnation left after it.
 
     Args:
         config: of the run.
@@ -96,12 +98,15 @@ def restore(
         identity_hash=config_identity_hash(config),
     )
     if run_dir.info.incarnation == 0:
-        return fresh, {}
+        return fresh, LabelHistory(), {}
     found = latest_checkpoint(run_dir.path)
-    state = fresh
+    state, history = fresh, LabelHistory()
     if found is not None:
         path, state = found
         stack.learner.load(str(path))
+        history = LabelHistory.from_state(read_labels(path))
     recovered = recover(log, state.branch, Role.TRAIN, state.step, config.deadlines.save_seconds)
     display.event(f"resumed after step {state.step}, {len(recovered)} finished groups recovered from the log")
-    return state, recovered
+    if stack.teachers is not None:
+        recovered |= recover(log, state.branch, Role.TEACHER, state.step, config.deadlines.save_seconds)
+    return state, history, recovered

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
+from data.references import Dispenser
+from orchestration.labels import TallyDesk
 from orchestration.stack import Stack
 from quorum.errors import StorageError
 from quorum.types import GroupKey, GroupRequest, Prompt, Receipt, Role, SamplingSettings, Tally, group_seed
+from rollout.pool import FinishedGroup
+from voting.replicas import Ticket
 
 POLL_SECONDS = 0.5
 """How often a wait looks whether a signal has come."""
+SHARED_POLL_SECONDS = 0.05
+"""Instead of POLL_SECONDS while policy and teacher both draw."""
 QUIET_SECONDS = 60.0
 """Without a finished group for so long the samplers' doings are told."""
 
@@ -29,8 +35,40 @@ class Finished:
     receipt: Receipt
     group: Any
     """ObjectRef[RolloutGroup]"""
+    tally: Ticket | Tally | None
+    """Of voting, or from the durable log; None for a teacher's group."""
+
+
+class RecoveredGroup(NamedTuple):
+    """A group that an earlier incarnation finished, as references into the object store."""
+
+    receipt: Any
+    group: Any
     tally: Any
-    """ObjectRef[Tally]"""
+    """To its Tally, or None where it was not tallied."""
+
+
+@dataclass
+class _Batch:
+    """The groups of one `run` that are finished, and the desk that has them tallied."""
+
+    desk: TallyDesk
+    prompts: Mapping[GroupKey, Prompt]
+    groups: dict[GroupKey, tuple[Receipt, Any]] = field(default_factory=dict)
+    tallied: dict[GroupKey, Tally] = field(default_factory=dict)
+
+    def add(self, key: GroupKey, receipt: Receipt, group_ref: Any, tally: Tally | None = None) -> None:
+        self.groups[key] = (receipt, group_ref)
+        if tally is not None:
+            self.tallied[key] = tally
+        self.desk.add(key, self.prompts[key], group_ref, is_tallied=tally is not None)
+
+    def finished(self) -> dict[GroupKey, Finished]:
+        self.desk.close()
+        return {
+            key: Finished(receipt, group, self.tallied.get(key) or self.desk.tickets.get(key))
+            for key, (receipt, group) in self.groups.items()
+        }
 
 
 class RolloutPhase:
@@ -43,9 +81,21 @@ class RolloutPhase:
         log: Any,
         check_signals: Callable[[], None],
         say: Callable[[str], None],
+        dispenser: Dispenser | None = None,
     ) -> None:
-        """Bind the parts. `say` is told what each sampler is doing when no group finishes for QUIET_SECONDS."""
+        """Bind the parts.
+
+        Args:
+            config: of the run.
+            stack: started.
+            log: actor handle of the group log.
+            check_signals: raises when a signal has come.
+            say: told what each sampler does when no group finishes for QUIET_SECONDS, and of replicas' deaths.
+            dispenser: of labels that the configuration reveals.
+        """
         self._config, self._stack, self._log = config, stack, log
+        self._dispenser = dispenser
+        self._appending: list[Any] = []
         self._check_signals, self._say = check_signals, say
 
     def request(self, key: GroupKey, prompt: Prompt, sampling: SamplingSettings, version: int) -> GroupRequest:
@@ -57,58 +107,86 @@ class RolloutPhase:
         self,
         requests: Sequence[GroupRequest],
         step: int,
-        recovered: Mapping[GroupKey, Any] | None = None,
+        recovered: Mapping[GroupKey, RecoveredGroup] | None = None,
         on_finished: Callable[[int], None] = lambda done: None,
     ) -> dict[GroupKey, Finished]:
         """Finish all groups of a batch.
 
         Args:
-            requests: in group order.
+            requests: in group order, a teacher's among them.
             step: written with each group into the log.
-            recovered: groups finished by an earlier incarnation, as (receipt, group) references: not generated again.
+            recovered: groups finished by an earlier incarnation: not generated again.
             on_finished: called with the number of groups finished so far.
 
         Raises:
             RolloutError: a sampler died or made no progress within its deadline.
             StorageError: the durable log could not be written.
+            VotingError: voting failed; see VotingService.fetch.
         """
         recovered = recovered or {}
-        finished: dict[GroupKey, Finished] = {}
+        prompts = {request.key: request.prompt for request in requests}
+        batch = _Batch(TallyDesk(self._config, self._stack.voting, self._dispenser), prompts)
+        for request in requests:
+            if request.key not in recovered:
+                self._stack.pool_of(request.key.role).submit(request)
+        self._take_recovered({key: recovered[key] for key in prompts if key in recovered}, batch)
         appends: list[Any] = []
-        extractors = {request.key: request.prompt.extractor for request in requests}
-        fresh = [request for request in requests if request.key not in recovered]
-        for request in fresh:
-            self._stack.pool.submit(request)
-        known = [request.key for request in requests if request.key in recovered]
-        receipts = self._settle([recovered[key][0] for key in known], "come back from the durable log")
-        for key, receipt in zip(known, receipts, strict=True):
-            finished[key] = self._tallied(key, receipt, recovered[key][1], extractors)
         last_finished = last_said = time.monotonic()
-        while len(finished) < len(requests):
+        while len(batch.groups) < len(requests):
             now = time.monotonic()
             if now - max(last_finished, last_said) > QUIET_SECONDS:
                 last_said = now
-                self._say(
-                    f"no group finished for {now - last_finished:.0f} s: {'; '.join(self._stack.pool.describe())}"
-                )
-            for done in self._stack.pool.next_finished(POLL_SECONDS):
+                doings = "; ".join(line for pool in self._stack.pools for line in pool.describe())
+                self._say(f"no group finished for {now - last_finished:.0f} s: {doings}")
+            for done in self._next_finished():
                 last_finished = time.monotonic()
-                key = done.request.key
                 appends.append(self._log.append.remote(done.group_ref, step))
-                finished[key] = self._tallied(key, done.receipt, done.group_ref, extractors)
-                on_finished(len(finished))
+                batch.add(done.request.key, done.receipt, done.group_ref)
+                on_finished(sum(key.role is not Role.TEACHER for key in batch.groups))
+            self._stack.voting.pump()
+            self._tell()
             self._check_signals()
         self._settle(appends, "append to the durable log")
-        return finished
+        return batch.finished()
 
-    def tallies(self, finished: Mapping[GroupKey, Finished], keys: Sequence[GroupKey]) -> list[Tally]:
-        """Tallies in the order of `keys`. Raises VotingError."""
-        return [self._stack.voting.fetch(finished[key].tally) for key in keys]
+    def _next_finished(self) -> list[FinishedGroup]:
+        """Groups that finished in any pool, after POLL_SECONDS at most."""
+        busy = [pool for pool in self._stack.pools if pool.num_unfinished]
+        seconds = POLL_SECONDS if len(busy) == 1 else SHARED_POLL_SECONDS
+        return [done for pool in busy for done in pool.next_finished(seconds)]
 
-    def _tallied(
-        self, key: GroupKey, receipt: Receipt, group: Any, extractors: Mapping[GroupKey, str | None]
-    ) -> Finished:
-        return Finished(receipt, group, self._stack.voting.tally(group, extractors[key]))
+    def _take_recovered(self, recovered: Mapping[GroupKey, RecoveredGroup], batch: _Batch) -> None:
+        """Groups of the log as if a sampler had just returned them; what was tallied once is not tallied again."""
+        what = "come back from the durable log"
+        receipts = self._settle([group.receipt for group in recovered.values()], what)
+        tallies = self._settle([group.tally for group in recovered.values()], what)
+        for (key, group), receipt, tally in zip(recovered.items(), receipts, tallies, strict=True):
+            batch.add(key, receipt, group.group, tally)
+
+    def tallies(self, owed: Sequence[tuple[GroupKey, Ticket | Tally | None]], step: int) -> list[Tally]:
+        """Tallies of a batch's groups, in the order given; durable after `settle_tallies`.
+
+        Raises:
+            VotingError: a replica failed or was late.
+            StorageError: the durable log could not be written.
+        """
+        found = [what if isinstance(what, Tally) else self._stack.voting.fetch(what) for _, what in owed]
+        fresh = [(key, tally) for (key, what), tally in zip(owed, found, strict=True) if not isinstance(what, Tally)]
+        if fresh:
+            self._appending.append(self._log.append_tallies.remote(fresh, step))
+        self._tell()
+        return found
+
+    def settle_tallies(self) -> None:
+        """Wait until the tallies are on disk: before anything is learned from them. Raises StorageError."""
+        appending, self._appending = self._appending, []
+        self._settle(appending, "append tallies to the durable log")
+
+    def _tell(self) -> None:
+        """Show what happened to the voting replicas."""
+        events, self._stack.voting.events = self._stack.voting.events, []
+        for event in events:
+            self._say(event)
 
     def _settle(self, refs: list[Any], what: str) -> list[Any]:
         return fetch(refs, self._config.deadlines.save_seconds, what, StorageError)

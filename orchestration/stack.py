@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestration.cluster import Cluster
 from orchestration.plan import ResourcePlan
 from orchestration.weight_sync import resolve_backend
 from quorum.errors import ResourceError
+from quorum.types import Role
 from rollout.pool import SamplerPool
 from rollout.settings import NO_VERSION, SamplerSettings
 from voting.service import VotingService
@@ -34,6 +35,7 @@ class Stack:
     pool: SamplerPool
     voting: VotingService
     learner: LearnerGroup | None
+    teachers: SamplerPool | None
     start_seconds: dict[str, float]
     """Start-up time by part."""
 
@@ -46,6 +48,7 @@ class Stack:
         *,
         with_learner: bool,
         initial_version: int = NO_VERSION,
+        teacher_model: str | None = None,
     ) -> Stack:
         """Start Ray and all actors. Raises the first part's error, with everything stopped again."""
         config = _with_absolute_model(config)
@@ -54,7 +57,7 @@ class Stack:
         cluster = Cluster.start(config, plan, namespace)
         seconds["ray"] = time.monotonic() - began
         parts: dict[str, Future[Any]] = {}
-        executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="start")
+        executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="start")
         try:
             sampler_options, rank_options = _placements(cluster, plan)
             parts["samplers"] = executor.submit(
@@ -64,6 +67,15 @@ class Stack:
                 actor_options=sampler_options,
                 namespace=namespace,
             )
+            if plan.num_teachers and teacher_model:
+                options = [cluster.place(f"teacher-{i}", *_teacher_size(plan)) for i in range(plan.num_teachers)]
+                parts["teachers"] = executor.submit(
+                    SamplerPool.start,
+                    [_teacher_settings(config, plan, i, teacher_model) for i in range(plan.num_teachers)],
+                    deadlines=config.deadlines,
+                    actor_options=options,
+                    namespace=namespace,
+                )
             parts["voting"] = executor.submit(
                 VotingService.start,
                 config.voting,
@@ -85,11 +97,29 @@ class Stack:
             raise
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
-        return cls(config, plan, cluster, started["samplers"], started["voting"], started.get("learner"), seconds)
+        return cls(
+            config=config,
+            plan=plan,
+            cluster=cluster,
+            pool=started["samplers"],
+            voting=started["voting"],
+            learner=started.get("learner"),
+            teachers=started.get("teachers"),
+            start_seconds=seconds,
+        )
+
+    @property
+    def pools(self) -> list[SamplerPool]:
+        """Policy's samplers, then the teacher's."""
+        return [self.pool] if self.teachers is None else [self.pool, self.teachers]
+
+    def pool_of(self, role: Role) -> SamplerPool:
+        """Who draws groups of a role."""
+        return self.teachers if role is Role.TEACHER and self.teachers is not None else self.pool
 
     def pids(self) -> list[int]:
         """Process ids of all actors and their engines on this machine's cluster."""
-        found = [pid for sampler in self.pool.samplers for pid in sampler.pids]
+        found = [pid for pool in self.pools for sampler in pool.samplers for pid in sampler.pids]
         found += self.voting.pids
         if self.learner is not None:
             found += [pid for _, pid in self.learner.describe()]
@@ -98,8 +128,9 @@ class Stack:
     def stop(self) -> None:
         """End all actors within deadlines.stop_seconds, then the cluster, which kills what is left of a local one."""
         deadline = self.config.deadlines.stop_seconds
-        executor = ThreadPoolExecutor(max_workers=3, thread_name_prefix="stop")
-        stops = [executor.submit(self.pool.stop, deadline), executor.submit(self.voting.stop, deadline)]
+        executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="stop")
+        stops = [executor.submit(pool.stop, deadline) for pool in self.pools]
+        stops.append(executor.submit(self.voting.stop, deadline))
         if self.learner is not None:
             stops.append(executor.submit(self.learner.stop, deadline))
         done, _ = wait(stops, timeout=deadline + 5)
@@ -185,6 +216,21 @@ def _sampler_settings(config: RunConfig, plan: ResourcePlan, index: int, initial
         weight_backend=resolve_backend(config, plan.device),
         initial_version=initial_version,
         stop_seconds=config.deadlines.stop_seconds,
+    )
+
+
+def _teacher_size(plan: ResourcePlan) -> tuple[int, float]:
+    return plan.cpus_per_sampler, plan.gpus_per_teacher
+
+
+def _teacher_settings(config: RunConfig, plan: ResourcePlan, index: int, model: str) -> SamplerSettings:
+    """A teacher is a sampler whose weights stay those of `model`."""
+    is_own = model == config.model.path
+    return replace(
+        _sampler_settings(config, plan, plan.num_samplers + index, initial_version=0),
+        sampler_id=f"teacher-{index}",
+        model=str(Path(model).absolute()) if Path(model).is_dir() else model,
+        revision=config.model.revision if is_own else None,
     )
 
 

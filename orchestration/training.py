@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from orchestration.evaluation import Evaluator
+from orchestration.labels import needs_pairs
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
 from orchestration.recovery import RecoverableLog
@@ -141,17 +142,24 @@ def open_loop(
         f"(half a minute, more for a large model; at most {config.deadlines.start_seconds:.0f} s)",
     )
     with ExitStack() as cleanup:
-        stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=True)
+        teacher = checked.teacher
+        stack = Stack.start(
+            config,
+            checked.plan,
+            run_dir.info.namespace,
+            with_learner=True,
+            teacher_model=teacher.model if teacher else None,
+        )
         cleanup.enter_context(stopping(stack, signals))
         display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(stack.start_seconds.items())))
         log = start_log(run_dir.path, run_dir.info.incarnation)
-        state, recovered = restore(config, run_dir, stack, log, display)
+        state, history, recovered = restore(config, run_dir, stack, log, display)
         audit = AuditProcess.start(run_dir.path) if config.report.audit else None
         if audit is not None:
             cleanup.callback(audit.stop, config.deadlines.stop_seconds)
         metrics = MetricsWriter(run_dir.path, tensorboard=config.report.tensorboard)
         cleanup.callback(metrics.close)
-        rollout = RolloutPhase(config, stack, log, signals.check, display.event)
+        rollout = RolloutPhase(config, stack, log, signals.check, display.event, checked.dispenser)
         evaluation = checked.evaluation.prompts if checked.evaluation else ()
         assert stack.learner is not None
         yield TrainingLoop(
@@ -161,13 +169,15 @@ def open_loop(
             sync=WeightSync(config, checked.plan.device, stack.learner, stack.pool, run_dir.info.incarnation),
             rollout=rollout,
             evaluator=Evaluator(config, rollout, log, evaluation, state.branch),
-            order=checked.train.order(config.run.seed, config.data.shuffle),
+            order=checked.train.order(config.run.seed, config.data.shuffle, in_pairs=needs_pairs(config)),
             log=log,
             metrics=metrics,
             audit=audit,
             display=display,
             signals=signals,
             state=state,
+            history=history,
+            teacher=teacher,
             recovered=recovered,
         )
 

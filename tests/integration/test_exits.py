@@ -98,7 +98,6 @@ def test_a_signal_saves_ends_with_its_code_and_the_run_goes_on(
         ("engine", "VLLM::EngineCore", "sampler-"),
         ("sampler", "ray::Sampler", "sampler-"),
         ("rank", "ray::Rank", "rank "),
-        ("voter", "ray::Voter", "voter-0"),
     ],
 )
 def test_a_dead_actor_ends_the_run_by_name_and_resume_works(

@@ -12,7 +12,7 @@ from tests.builders import make_group
 
 def finish(buffer: Buffer, group_id: int) -> None:
     receipt = Receipt.of(make_group([[3, 1]], group_id=group_id), sampler_id="s", num_prefilled_tokens=1, seconds=0.0)
-    buffer.finish(train_key(0, group_id), receipt, f"group-{group_id}", f"tally-{group_id}")
+    buffer.finish(train_key(0, group_id), receipt, f"group-{group_id}", None)
 
 
 def test_strict_admission_stops_at_one_batch() -> None:
@@ -30,9 +30,9 @@ def test_a_batch_is_in_group_order_whatever_finished_first() -> None:
         buffer.admit(train_key(0, group_id))
     for group_id in (11, 9):
         finish(buffer, group_id)
-    assert buffer.unfinished() == [train_key(0, 10)]
     finish(buffer, 10)
-    assert [slot.key.group_id for slot in buffer.batch()] == [9, 10, 11]
+    keys = [train_key(0, group_id) for group_id in (11, 9, 10)]
+    assert [slot.key.group_id for slot in buffer.take(keys)] == [9, 10, 11]
 
 
 def test_a_batch_cannot_be_taken_before_it_is_complete() -> None:
@@ -40,8 +40,8 @@ def test_a_batch_cannot_be_taken_before_it_is_complete() -> None:
     buffer.admit(train_key(0, 0))
     buffer.admit(train_key(0, 1))
     finish(buffer, 0)
-    with pytest.raises(AssertionError, match="before it was complete"):
-        buffer.batch()
+    with pytest.raises(AssertionError, match="before they were finished"):
+        buffer.take([train_key(0, 0), train_key(0, 1)])
 
 
 def test_slots_free_only_on_release() -> None:

@@ -152,7 +152,7 @@ def test_tokens_and_logprobs_round_trip_bit_for_bit_even_for_odd_floats(tmp_path
     log = GroupLogWriter(str(tmp_path), 0)
     log.append(group, 0)
     assert log.recover(0, Role.TRAIN, 0) == [group.key]
-    assert log.fetch(group.key).completions[0].rollout_logprobs.tobytes() == bits.tobytes()
+    assert log.fetch(group.key)[0].completions[0].rollout_logprobs.tobytes() == bits.tobytes()
     log.close_step(0, 0, Role.TRAIN, [StepRecord(group.key)], group)
     back = group_at(read_groups(tmp_path), 0)
     assert back.completions[0].rollout_logprobs.tobytes() == bits.tobytes()
@@ -179,7 +179,7 @@ def test_a_torn_stream_is_readable_to_the_last_whole_group(tmp_path: Path, cut: 
     os.truncate(file.path, file.path.stat().st_size - cut)
     later = GroupLogWriter(str(tmp_path), 1)
     assert later.recover(0, Role.TRAIN, 0) == [groups[0].key, groups[1].key]
-    assert_equal_groups(groups[1], later.fetch(groups[1].key))
+    assert_equal_groups(groups[1], later.fetch(groups[1].key)[0])
     with pytest.raises(KeyError):
         later.fetch(groups[2].key)
 
@@ -217,7 +217,7 @@ def test_a_writer_killed_with_sigkill_loses_no_group_it_reported(tmp_path: Path)
     keys = log.recover(0, Role.TRAIN, 0)
     assert [key.group_id for key in keys][: last + 1] == list(range(last + 1))
     assert len(keys) <= last + 2
-    assert_equal_groups(make_group(last), log.fetch(keys[last]))
+    assert_equal_groups(make_group(last), log.fetch(keys[last])[0])
 
 
 def test_recovery_reads_closed_files_and_streams_of_earlier_incarnations(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_recovery_reads_closed_files_and_streams_of_earlier_incarnations(tmp_pat
     first.append(make_group(0, role=Role.EVAL), 2)
     second = GroupLogWriter(str(tmp_path), 1)
     assert [key.group_id for key in second.recover(0, Role.TRAIN, 1)] == [1, 2]
-    assert_equal_groups(make_group(1), second.fetch(GroupKey(0, Role.TRAIN, 1)))
+    assert_equal_groups(make_group(1), second.fetch(GroupKey(0, Role.TRAIN, 1))[0])
     second.append(make_group(3), 2)
     third = GroupLogWriter(str(tmp_path), 2)
     assert [key.group_id for key in third.recover(0, Role.TRAIN, 1)] == [1, 2, 3]
@@ -243,7 +243,7 @@ def test_a_later_incarnations_group_wins_in_recovery(tmp_path: Path) -> None:
     GroupLogWriter(str(tmp_path), 1).append(make_group(0, seed=2), 0)
     log = GroupLogWriter(str(tmp_path), 2)
     (key,) = log.recover(0, Role.TRAIN, 0)
-    assert log.fetch(key).content_hash() == make_group(0, seed=2).content_hash()
+    assert log.fetch(key)[0].content_hash() == make_group(0, seed=2).content_hash()
 
 
 def test_evaluations_are_recovered_for_their_own_step_only(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_evaluations_are_recovered_for_their_own_step_only(tmp_path: Path) -> No
     log.append(make_group(0, role=Role.EVAL, seed=2), 10)
     later = GroupLogWriter(str(tmp_path), 1)
     (key,) = later.recover(0, Role.EVAL, 10)
-    assert later.fetch(key).content_hash() == make_group(0, role=Role.EVAL, seed=2).content_hash()
+    assert later.fetch(key)[0].content_hash() == make_group(0, role=Role.EVAL, seed=2).content_hash()
     assert later.recover(0, Role.EVAL, 5) == []
 
 
@@ -354,7 +354,7 @@ def test_a_full_disk_is_a_storage_error_and_loses_nothing_written_before(tmp_pat
     log = GroupLogWriter(str(tmp_path), 1)
     keys = log.recover(0, Role.TRAIN, 0)
     assert [key.group_id for key in keys] == list(range(count))
-    assert_equal_groups(make_group(count - 1), log.fetch(keys[-1]))
+    assert_equal_groups(make_group(count - 1), log.fetch(keys[-1])[0])
     assert [file.path.suffix for file in list_group_files(tmp_path)] == [".arrow"]
     assert not list((tmp_path / "groups").glob("*.tmp"))
 

@@ -1,0 +1,174 @@
+"""`label`: let any model answer prompts, vote, and write the labels as a table for `voting.labels: table`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.load import load_config
+from configs.schema import RunConfig
+from orchestration.group_log import StepRecord
+from orchestration.preflight import preflight
+from orchestration.registries import registries
+from orchestration.rollout_phase import RolloutPhase, fetch, train_sampling
+from orchestration.run_dir import RunDir
+from orchestration.signals import StopSignals
+from orchestration.stack import Stack
+from orchestration.storage import fsync_dir, storage_errors
+from orchestration.training import dropped_notes, start_log, stopping
+from orchestration.watch.display import Display
+from quorum import __version__
+from quorum.errors import StorageError
+from quorum.types import GroupKey, Prompt, Resolution, Role, Tally
+from voting.resolve import resolve
+
+GROUPS_AT_ONCE = 512
+"""Groups drawn, voted on and closed together."""
+FILE_NAME = "labels.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelResult:
+    """A finished table."""
+
+    path: Path
+    num_prompts: int
+    num_labels: int
+    agreement_mean: float
+    """Over the labelled prompts; 0 without any."""
+    seed: int
+
+
+def label(
+    model: str,
+    data: str,
+    *,
+    num_completions: int,
+    temperature: float,
+    out: str | Path,
+    preset: str = "eval",
+    overrides: Sequence[str] = (),
+    live: bool | None = None,
+) -> LabelResult:
+    """Draw n completions per prompt, vote, and write `labels.parquet` beside the groups.
+
+    Args:
+        model: Hugging Face directory or hub name.
+        data: anything `data.train.N.path` takes. Prompts are found again by row and file name: train on the same file.
+        num_completions: n.
+        temperature: of the sampling.
+        out: directory to make for groups and table.
+        preset: preset or YAML file to start from: prompt suffix, limits, voting, samplers.
+        overrides: `section.field=value` on top.
+        live: show the live display; None decides by the terminal.
+
+    Raises:
+        ConfigError, DataError, ResourceError: before anything starts.
+        StageError: a stage failed; groups that were closed are kept, and `quorum vote` reads them.
+    """
+    source = f"[{{path: {json.dumps(data)}}}]"
+    words = [f"run.dir={out}", f"model.path={model}", f"evaluation.data={source}", f"data.train={source}"]
+    words += [f"rollout.completions_per_prompt={num_completions}", f"rollout.temperature={temperature}"]
+    # A preset may train on labels from elsewhere; here the model votes.
+    config = load_config(preset, [*words, *overrides, "voting.labels=vote"], registries=registries())
+    with StopSignals() as signals, ExitStack() as cleanup:
+        checked = preflight(config, new_run=True, with_learner=False)
+        run_dir = RunDir.create(config)
+        cleanup.enter_context(run_dir.recording_end())
+        display = cleanup.enter_context(Display(config, run_dir.path, live=live))
+        for note in dropped_notes(checked):
+            display.event(note)
+        display.phase("start", "samplers and voters")
+        stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=False, initial_version=0)
+        cleanup.enter_context(stopping(stack, signals))
+        log = start_log(run_dir.path, 0)
+        rollout = RolloutPhase(config, stack, log, signals.check, display.event)
+        assert checked.evaluation is not None
+        prompts = checked.evaluation.prompts
+        rows: list[dict[str, Any]] = []
+        for step, start in enumerate(range(0, len(prompts), GROUPS_AT_ONCE)):
+            display.phase("label", f"{start}/{len(prompts)} prompts")
+            rows += _label_part(config, rollout, log, prompts[start : start + GROUPS_AT_ONCE], step, start)
+        path = write_labels(run_dir.path / FILE_NAME, rows, _provenance(config))
+    agreements = [row["agreement"] for row in rows if row["label"] is not None]
+    return LabelResult(
+        path=path,
+        num_prompts=len(rows),
+        num_labels=len(agreements),
+        agreement_mean=sum(agreements) / len(agreements) if agreements else 0.0,
+        seed=config.run.seed,
+    )
+
+
+def _label_part(
+    config: RunConfig, rollout: RolloutPhase, log: Any, prompts: Sequence[Prompt], step: int, first_id: int
+) -> list[dict[str, Any]]:
+    """Rows of some prompts, their groups closed as one file."""
+    keys = [GroupKey(0, Role.LABEL, first_id + place) for place in range(len(prompts))]
+    sampling = train_sampling(config)
+    requests = [rollout.request(key, prompt, sampling, version=0) for key, prompt in zip(keys, prompts, strict=True)]
+    finished = rollout.run(requests, step)
+    tallies = rollout.tallies([(key, finished[key].tally) for key in keys], step)
+    rollout.settle_tallies()
+    resolutions = resolve(tallies, config.voting)
+    records = [
+        StepRecord(key=key, tally=tally, resolution=resolution)
+        for key, tally, resolution in zip(keys, tallies, resolutions, strict=True)
+    ]
+    closing = log.close_step.remote(step, 0, Role.LABEL, records, *[finished[key].group for key in keys])
+    fetch([closing], config.deadlines.save_seconds, "close the labels' file", StorageError)
+    return [_row(*one) for one in zip(prompts, tallies, resolutions, strict=True)]
+
+
+def _row(prompt: Prompt, tally: Tally, resolution: Resolution) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt.prompt_id,
+        "data_source": prompt.data_source,
+        "label": resolution.pseudo_label,
+        "agreement": resolution.agreement,
+        "margin": resolution.margin,
+        "num_completions": len(tally.answers),
+        "num_distinct_answers": len(tally.sizes),
+    }
+
+
+def _provenance(config: RunConfig) -> dict[str, str]:
+    return {
+        "model": config.model.path,
+        "num_completions": str(config.rollout.completions_per_prompt),
+        "temperature": str(config.rollout.temperature),
+        "rule": config.voting.rule.model_dump_json(),
+        "equivalence": config.voting.equivalence.model_dump_json(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "quorum": __version__,
+    }
+
+
+def write_labels(path: Path, rows: Sequence[dict[str, Any]], provenance: dict[str, str]) -> Path:
+    """Write a table of labels, whole or not at all. Raises StorageError.
+
+    Args:
+        path: of the Parquet file.
+        rows: prompt_id, label (or None), agreement and whatever else; see docs/formats.md.
+        provenance: stored as the table's metadata: model, n, temperature, date.
+    """
+    metadata = {f"quorum.labels.{name}": value for name, value in provenance.items()}
+    table = pa.Table.from_pylist(list(rows)).replace_schema_metadata(metadata)
+    beside = path.with_name(f".{path.name}.tmp")
+    with storage_errors(path):
+        with open(beside, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        fsync_dir(path.parent)
+    return path

@@ -1,0 +1,93 @@
+"""What a step's log row says of rollout and learning, and the line about an evaluation. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from configs.schema import AlarmSection
+from orchestration.buffer import Slot
+from orchestration.recovery import RECOVERED
+from quorum.types import UpdateStats
+
+EVAL_SHOWN = ("average_accuracy", "majority_accuracy", "abstain_share", "completion_tokens_mean")
+"""What the line about an evaluation says of it."""
+
+
+class PhaseClock:
+    """Wall time of a step by phase; what no phase claims is `wait`, so the parts sum to the step."""
+
+    PHASES = ("rollout", "vote", "learn", "sync")
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds = dict.fromkeys(self.PHASES, 0.0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.monotonic() - began
+
+    def metrics(self) -> dict[str, float]:
+        """time/* metrics in seconds."""
+        step = time.monotonic() - self._started
+        named = {f"time/{name}_seconds": seconds for name, seconds in self._seconds.items()}
+        return named | {"time/wait_seconds": step - sum(self._seconds.values()), "time/step_seconds": step}
+
+
+def alarm_limits(section: AlarmSection) -> dict[str, float]:
+    """Limits of a step's metrics by name."""
+    return {
+        "vote/unparsed_share": section.unparsed,
+        "vote/truncated_share": section.truncated,
+        "vote/timed_out_share": section.timed_out,
+        "vote/error_share": section.error,
+    }
+
+
+def rollout_metrics(slots: Sequence[Slot], seconds: float) -> dict[str, float]:
+    """rollout/* metrics of a step's groups, dropped ones too."""
+    receipts = [slot.receipt for slot in slots if slot.receipt is not None]
+    num_completions = sum(sum(r.finish_counts.values()) for r in receipts)
+    tokens = sum(r.num_tokens for r in receipts)
+    prompt_tokens = sum(r.num_prompt_tokens for r in receipts)
+    return {
+        "rollout/completion_tokens_mean": tokens / num_completions,
+        "rollout/truncated_share": sum(r.finish_counts.get("length", 0) for r in receipts) / num_completions,
+        "rollout/num_groups": float(len(receipts)),
+        "rollout/num_recovered": float(sum(r.sampler_id == RECOVERED for r in receipts)),
+        "rollout/tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
+        "rollout/prefilled_ratio": sum(r.num_prefilled_tokens for r in receipts) / prompt_tokens,
+    }
+
+
+def learn_metrics(stats: UpdateStats, has_kl: bool) -> dict[str, float]:
+    """learn/* metrics of a step."""
+    if not stats.num_updates:
+        return {"learn/num_updates": 0.0, "learn/num_tokens": 0.0}
+    return {
+        "learn/loss": stats.loss,
+        "learn/grad_norm": stats.grad_norm,
+        **({"learn/kl_mean": stats.kl} if has_kl else {}),
+        "learn/entropy_mean": stats.entropy,
+        "learn/num_updates": float(stats.num_updates),
+        "learn/num_tokens": float(stats.num_tokens),
+        "sync/logprob_gap_mean": stats.logprob_gap,
+        **stats.extra,
+    }
+
+
+def eval_line(step: int, values: Mapping[str, float] | None) -> str:
+    """What is shown of an evaluation."""
+    if values is None:
+        shown = "drawn; its scores were not there within deadlines.vote_seconds and will be in audit/eval.jsonl"
+    elif not values:
+        shown = "drawn; the data has no reference answers to score it"
+    else:
+        named = {name.removeprefix("eval/"): value for name, value in values.items()}
+        shown = ", ".join(f"{name} {named[name]:.3f}" for name in EVAL_SHOWN if name in named)
+    return f"evaluation after {step} steps: {shown}"
