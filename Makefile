@@ -27,7 +27,7 @@ test-fast: setup ## Unit and contract tests, no stack, under a minute
 	@$(PYTEST) tests/unit tests/contracts $(FAST) -q $(ARGS)
 
 test-all: setup ## The suite and every other kind of exit and kill
-	@$(PYTEST) -m "not gpu" --durations=25 $(ARGS)
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not gpu" --durations=25 $(ARGS)
 
 test-312: setup ## Base package, unit tests and lock resolution on Python 3.12
 	@scripts/test_312.sh

@@ -9,11 +9,20 @@ import typer
 
 from quorum.errors import ConfigError
 
-BENCHES = {"pipeline": "a whole step against bare vLLM plus a bare training loop"}
+BENCHES = {
+    "pipeline": "a whole step against bare vLLM plus a bare training loop",
+    "vote": "answers per second by equivalence, and what one that hangs costs",
+}
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="pipeline: a whole step against bare vLLM plus a bare training loop.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="pipeline: a whole step against bare vLLM plus a bare training loop. vote: answers per second by "
+            "equivalence, beside a plain loop over math-verify, with answers that hang, and in the demo."
+        ),
+    ],
     repeats: Annotated[int, typer.Option(min=1, help="Measured pairs, after one that warms up.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and tokens.")] = 0,
     keep: Annotated[Path | None, typer.Option(help="Keep model, prompts and run directory here.")] = None,
@@ -25,6 +34,11 @@ def bench(
     """
     if name not in BENCHES:
         raise ConfigError(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}")
+    if name == "vote":
+        from benchmarks.vote import run_vote
+
+        print(run_vote(repeats, seed))
+        return
     from benchmarks.pipeline import run_pipeline
 
     print(run_pipeline(repeats, seed, keep))

@@ -18,6 +18,8 @@ from quorum.errors import ConfigError, QuorumError
 COMMANDS = {
     "train": ("orchestration.cli.train:train", "Train a model on unlabeled prompts, or resume a run."),
     "eval": ("orchestration.cli.eval:evaluate", "Measure a model: avg@n, maj@n, pass@k with 95% intervals."),
+    "label": ("orchestration.cli.label:label", "Make a table of pseudo-labels with any model."),
+    "vote": ("orchestration.cli.vote:vote", "Vote again on stored rollouts and compare rules side by side."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
     "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
     "doctor": ("orchestration.cli.doctor:doctor", "Say what this machine has, what is missing and the fix."),
@@ -32,6 +34,9 @@ Examples:
   quorum train my.yaml rollout.num_samplers=4 learner.learning_rate=1e-6
   quorum train --resume runs/my-run          go on after a crash, kill or Ctrl-C
   quorum eval runs/my-run/model test.jsonl   avg@n and maj@n of the result
+  quorum label MODEL prompts.jsonl --n 32    a table of pseudo-labels to train on
+  quorum vote runs/my-run --rule majority --rule soft,min_agreement=0.5
+                                             what other rules would have made of it
   quorum report runs/my-run                  one self-contained HTML file
 
 \b

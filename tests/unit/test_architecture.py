@@ -96,7 +96,9 @@ def test_the_base_install_imports_without_any_heavy_library() -> None:
         "orchestration.cli.main",
         "orchestration.cli.doctor",
         "orchestration.cli.report",
+        "orchestration.cli.vote",
         "orchestration.machine",
+        "orchestration.revote",
     ]
     code = f"""
 import importlib, sys
