@@ -23,7 +23,7 @@ train: setup ## Train CONFIG=file.yaml or preset, ARGS="section.field=value ..."
 test: setup ## The whole suite on the real stack (Ray, vLLM, DeepSpeed on CPU)
 	@$(PYTEST) -m "not all and not gpu" --durations=25 $(ARGS)
 
-test-fast: setup ## Unit and contract tests, no stack, under a minute
+test-fast: setup ## Unit and contract tests, no stack, two to three minutes
 	@$(PYTEST) tests/unit tests/contracts $(FAST) -q $(ARGS)
 
 test-all: setup ## The suite and every other kind of exit and kill

@@ -6,6 +6,7 @@ An equivalence first maps every answer to a key; equal keys are one answer. Only
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -23,6 +24,9 @@ from voting.answers.reasoning_gym_scorers import check_task
 from voting.asking import Steps
 from voting.jobs import Ask, JobResult, JobStatus
 from voting.plugins import choose
+
+_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
+"""Written in the one usual way: two that differ are different numbers, which needs no question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +205,15 @@ class MathVerify:
         candidates = [i for i, key in enumerate(keys) if len(key) <= limit and is_comparable(key)]
         if len(candidates) < 2:
             return Relation(tuple(outcomes), frozenset())
-        checks = yield Ask(self.check, tuple((keys[i],) for i in candidates), self._settings)
-        readable = []
-        for i, result in zip(candidates, checks, strict=True):
-            outcomes[i] = _outcome(result)
-            if result.value is True:
-                readable.append(i)
-        pairs = list(combinations(readable, 2))
+        integers = {i for i in candidates if _PLAIN_INTEGER.fullmatch(keys[i])}
+        doubtful = [i for i in candidates if i not in integers]
+        readable = sorted(integers)
+        if doubtful:
+            checks = yield Ask(self.check, tuple((keys[i],) for i in doubtful), self._settings)
+            for i, result in zip(doubtful, checks, strict=True):
+                outcomes[i] = _outcome(result)
+            readable = sorted(integers.union(i for i, r in zip(doubtful, checks, strict=True) if r.value is True))
+        pairs = [pair for pair in combinations(readable, 2) if not integers.issuperset(pair)]
         if not pairs:
             return Relation(tuple(outcomes), frozenset())
         asked = tuple((keys[i], keys[j]) for i, j in pairs)
