@@ -12,15 +12,9 @@ from typing import Any
 from configs.load import load_config
 from configs.schema import RunConfig
 from orchestration.evaluation import Evaluator
-from orchestration.preflight import preflight
+from orchestration.model_session import open_session
 from orchestration.registries import registries
-from orchestration.rollout_phase import RolloutPhase
-from orchestration.run_dir import RunDir
-from orchestration.signals import StopSignals
-from orchestration.stack import Stack
-from orchestration.training import dropped_notes, start_log, stopping
 from orchestration.watch.audit import AuditProcess
-from orchestration.watch.display import Display
 from quorum.errors import DataError, StageError
 from quorum.types import Role
 
@@ -68,25 +62,13 @@ def evaluate(
     words = [f"run.dir={out}", f"model.path={model}", f"evaluation.data={source}", f"data.train={source}"]
     config = load_config(preset, [*words, *overrides], registries=registries())
     result = EvaluationResult(config.run_path.absolute(), config.run.seed)
-    with StopSignals() as signals, ExitStack() as cleanup:
-        checked = preflight(config, new_run=True, with_learner=False)
-        run_dir = RunDir.create(config)
-        cleanup.enter_context(run_dir.recording_end())
-        display = cleanup.enter_context(Display(config, run_dir.path, live=live))
-        for note in dropped_notes(checked):
-            display.event(note)
-        display.phase("start", "samplers and voters")
-        stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=False, initial_version=0)
-        cleanup.enter_context(stopping(stack, signals))
-        audit = AuditProcess.start(run_dir.path)
+    with open_session(config, live) as session, ExitStack() as cleanup:
+        audit = AuditProcess.start(session.path)
         cleanup.callback(audit.stop, config.deadlines.stop_seconds)
-        log = start_log(run_dir.path, 0)
-        rollout = RolloutPhase(config, stack, log, signals.check, display.event)
-        assert checked.evaluation is not None
         for index, temperature in enumerate(temperatures):
             at = _at(config, temperature, num_completions)
-            display.phase("evaluate", f"temperature {temperature:g}")
-            Evaluator(at, rollout, log, checked.evaluation.prompts, branch=0).run(index, version=0)
+            session.display.phase("evaluate", f"temperature {temperature:g}")
+            Evaluator(at, session.rollout, session.log, session.prompts, branch=0).run(index, version=0)
             result.scores[temperature] = _scored(audit, index, config.deadlines.vote_seconds, data)
     return result
 

@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,10 @@ import pyarrow.parquet as pq
 from configs.load import load_config
 from configs.schema import RunConfig
 from orchestration.group_log import StepRecord
-from orchestration.preflight import preflight
+from orchestration.model_session import ModelSession, open_session
 from orchestration.registries import registries
-from orchestration.rollout_phase import RolloutPhase, fetch, train_sampling
-from orchestration.run_dir import RunDir
-from orchestration.signals import StopSignals
-from orchestration.stack import Stack
+from orchestration.rollout_phase import fetch, train_sampling
 from orchestration.storage import fsync_dir, storage_errors
-from orchestration.training import dropped_notes, start_log, stopping
-from orchestration.watch.display import Display
 from quorum import __version__
 from quorum.errors import StorageError
 from quorum.types import GroupKey, Prompt, Resolution, Role, Tally
@@ -80,25 +74,12 @@ def label(
     words += [f"rollout.completions_per_prompt={num_completions}", f"rollout.temperature={temperature}"]
     # A preset may train on labels from elsewhere; here the model votes.
     config = load_config(preset, [*words, *overrides, "voting.labels=vote"], registries=registries())
-    with StopSignals() as signals, ExitStack() as cleanup:
-        checked = preflight(config, new_run=True, with_learner=False)
-        run_dir = RunDir.create(config)
-        cleanup.enter_context(run_dir.recording_end())
-        display = cleanup.enter_context(Display(config, run_dir.path, live=live))
-        for note in dropped_notes(checked):
-            display.event(note)
-        display.phase("start", "samplers and voters")
-        stack = Stack.start(config, checked.plan, run_dir.info.namespace, with_learner=False, initial_version=0)
-        cleanup.enter_context(stopping(stack, signals))
-        log = start_log(run_dir.path, 0)
-        rollout = RolloutPhase(config, stack, log, signals.check, display.event)
-        assert checked.evaluation is not None
-        prompts = checked.evaluation.prompts
-        rows: list[dict[str, Any]] = []
-        for step, start in enumerate(range(0, len(prompts), GROUPS_AT_ONCE)):
-            display.phase("label", f"{start}/{len(prompts)} prompts")
-            rows += _label_part(config, rollout, log, prompts[start : start + GROUPS_AT_ONCE], step, start)
-        path = write_labels(run_dir.path / FILE_NAME, rows, _provenance(config))
+    rows: list[dict[str, Any]] = []
+    with open_session(config, live) as session:
+        for step, start in enumerate(range(0, len(session.prompts), GROUPS_AT_ONCE)):
+            session.display.phase("label", f"{start}/{len(session.prompts)} prompts")
+            rows += _label_part(config, session, session.prompts[start : start + GROUPS_AT_ONCE], step, start)
+        path = write_labels(session.path / FILE_NAME, rows, _provenance(config))
     agreements = [row["agreement"] for row in rows if row["label"] is not None]
     return LabelResult(
         path=path,
@@ -110,9 +91,10 @@ def label(
 
 
 def _label_part(
-    config: RunConfig, rollout: RolloutPhase, log: Any, prompts: Sequence[Prompt], step: int, first_id: int
+    config: RunConfig, session: ModelSession, prompts: Sequence[Prompt], step: int, first_id: int
 ) -> list[dict[str, Any]]:
     """Rows of some prompts, their groups closed as one file."""
+    rollout = session.rollout
     keys = [GroupKey(0, Role.LABEL, first_id + place) for place in range(len(prompts))]
     sampling = train_sampling(config)
     requests = [rollout.request(key, prompt, sampling, version=0) for key, prompt in zip(keys, prompts, strict=True)]
@@ -124,7 +106,7 @@ def _label_part(
         StepRecord(key=key, tally=tally, resolution=resolution)
         for key, tally, resolution in zip(keys, tallies, resolutions, strict=True)
     ]
-    closing = log.close_step.remote(step, 0, Role.LABEL, records, *[finished[key].group for key in keys])
+    closing = session.log.close_step.remote(step, 0, Role.LABEL, records, *[finished[key].group for key in keys])
     fetch([closing], config.deadlines.save_seconds, "close the labels' file", StorageError)
     return [_row(*one) for one in zip(prompts, tallies, resolutions, strict=True)]
 
