@@ -21,6 +21,7 @@ from configs.schema import Plugin, VotingSection
 from orchestration.cli.result import result_line
 from quorum.registry import Entry
 from quorum.types import RolloutGroup, Tally
+from voting.background import each
 from voting.equivalence import EQUIVALENCES, MathVerifyOptions
 from voting.tallier import Tallier
 
@@ -85,21 +86,11 @@ def _rates(groups: Sequence[RolloutGroup], equivalence: str, workers: int) -> Ra
         seconds = []
         for _ in range(2):
             began = time.perf_counter()
-            asyncio.run(_tally_all(tallier, groups))
+            asyncio.run(each(groups, tallier.tally, OPEN_GROUPS))
             seconds.append(time.perf_counter() - began)
     finally:
         tallier.stop()
     return Rates(num_answers / seconds[0], num_answers / seconds[1])
-
-
-async def _tally_all(tallier: Tallier, groups: Sequence[RolloutGroup]) -> list[Tally]:
-    room = asyncio.Semaphore(OPEN_GROUPS)
-
-    async def one(group: RolloutGroup) -> Tally:
-        async with room:
-            return await tallier.tally(group)
-
-    return await asyncio.gather(*(one(group) for group in groups))
 
 
 def _loop_rate(groups: Sequence[RolloutGroup]) -> float:
@@ -107,7 +98,7 @@ def _loop_rate(groups: Sequence[RolloutGroup]) -> float:
     from math_verify import parse, verify
 
     tallier = Tallier(_section("exact", 1))
-    labels = [_label(made) for made in asyncio.run(_tally_all(tallier, groups))]
+    labels = [_label(made) for made in asyncio.run(each(groups, tallier.tally, OPEN_GROUPS))]
     tallier.stop()
     began = time.perf_counter()
     for group, label in zip(groups, labels, strict=True):

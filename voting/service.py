@@ -12,14 +12,11 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from configs.load import import_plugins
 from configs.schema import DeadlineSection, VotingSection
-from quorum.errors import ConfigError, QuorumError, ResourceError, VotingError
+from quorum.errors import QuorumError, ResourceError, VotingError
 from quorum.types import Resolution, RevealedLabel, Tally
-from voting.equivalence import make_equivalence
-from voting.extract import make_extractor
 from voting.replicas import Replica, Ticket
-from voting.resolve import check
+from voting.tallier import Tallier
 
 MAX_DEATHS = 3
 """A group that so many replicas died with, or so many replicas in a row that never got ready, end the run."""
@@ -84,7 +81,7 @@ class VotingService:
             ResourceError: replicas that were not placed or did not come up in time, by name. None is left behind.
             ConfigError: the section is wrong.
         """
-        _check(section, plugins)  # what is wrong is said here, before any actor starts
+        Tallier(section, plugins)  # starts nothing: what is wrong is said here, before any actor starts
         service = cls(section, plugins, deadlines, actor_options, namespace)
         try:
             for _ in range(section.service.num_replicas):
@@ -327,15 +324,6 @@ def _reward_ticket(part: Sequence[tuple[Any, Tally, Resolution]]) -> Ticket:
         return tuple(asked.remote(tallies, resolutions, *group_refs))
 
     return Ticket(f"the rewards of groups {tallies[0].group_id} to {tallies[-1].group_id}", send)
-
-
-def _check(section: VotingSection, plugins: Sequence[str]) -> None:
-    import_plugins(plugins)
-    make_extractor(section.extractor)
-    make_equivalence(section.equivalence)
-    problems = check(section)
-    if problems:
-        raise ConfigError(problems)
 
 
 def _translated(error: Exception, what: str) -> Exception:
