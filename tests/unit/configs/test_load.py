@@ -282,3 +282,21 @@ def test_the_paper_preset_takes_a_file_as_its_own_comment_says(tmp_path: Path) -
     assert source_format(load_config("srt").data.train[0]) == "hub"
     config = load_config("srt", [f"data.train.0.path={tmp_path / 'prompts.parquet'}"])
     assert source_format(config.data.train[0]) == "parquet"
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        (["voting.batch.unlabeled=zero_reward", "voting.batch.no_signal=drop"], "zero_reward"),
+        (["voting.batch.unlabeled=zero_reward", "voting.batch.max_rounds=2"], "zero_reward"),
+        (["voting.batch.keep_fraction=0.5", "voting.batch.max_rounds=2"], "keep_fraction"),
+        (["voting.service.group_seconds=200"], "deadlines.vote_seconds"),
+        (["voting.train.num_completions=99"], "voting.train.num_completions"),
+        (["voting.service.num_replicas=3", "voting.service.max_replicas=2"], "max_replicas"),
+    ],
+)
+def test_settings_of_the_vote_that_contradict_each_other_are_refused(
+    tmp_path: Path, settings: list[str], word: str
+) -> None:
+    [problem] = problems_of(write(tmp_path, MINIMAL), settings)
+    assert word in problem

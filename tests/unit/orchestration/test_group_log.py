@@ -9,10 +9,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from orchestration.group_log import GroupLogWriter, read_running
-from orchestration.group_table import GROUP_SCHEMA, StepRecord, closed_files, group_at, list_group_files, read_groups
+from orchestration.group_table import (
+    GROUP_SCHEMA,
+    StepRecord,
+    closed_files,
+    group_at,
+    list_group_files,
+    read_file,
+    read_groups,
+)
 from quorum.errors import DataError, StorageError
 from quorum.types import (
     Completion,
@@ -363,3 +372,15 @@ def test_a_run_directory_that_cannot_be_made_is_a_storage_error(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write .*groups"):
         GroupLogWriter(str(tmp_path / "file"), 0)
+
+
+def test_a_file_of_an_earlier_release_is_read_with_its_new_columns_empty(tmp_path: Path) -> None:
+    log = GroupLogWriter(str(tmp_path), 0)
+    group = make_group(3)
+    path = Path(log.close_step(0, 0, Role.TRAIN, [StepRecord(group.key)], group))
+    new = ["weights", "jury", "jury_provenance", "is_paid", "num_unjudged", "num_undecided_pairs"]
+    pq.write_table(pq.read_table(path).drop_columns(new), path)
+    rows = read_file(path)
+    assert rows.column_names == GROUP_SCHEMA.names
+    assert [rows.column(name).null_count for name in new] == [1] * len(new)
+    assert_equal_groups(group_at(rows, 0), group)

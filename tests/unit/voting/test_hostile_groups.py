@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
 import pytest
 
+from quorum.types import RolloutGroup
 from tests.hostile import hostile_texts
 from tests.votes import section_of
+from voting.background import each
 from voting.groups import group_of_texts
 from voting.tallier import Tallier
 
@@ -41,20 +44,17 @@ def test_hostile_groups_stay_under_their_wall_deadline_and_leak_no_memory() -> N
     )
     tallier.start()
 
+    async def timed(group: RolloutGroup) -> float:
+        began = time.monotonic()
+        made = await tallier.tally(group)
+        assert len(made.outcomes) == len(group.completions)
+        return time.monotonic() - began
+
     async def tally_all() -> list[float]:
-        room = asyncio.Semaphore(OPEN_GROUPS)
-
-        async def one(group: object) -> float:
-            async with room:
-                began = time.monotonic()
-                made = await tallier.tally(group)  # type: ignore[arg-type]
-                assert len(made.outcomes) == len(group.completions)  # type: ignore[attr-defined]
-                return time.monotonic() - began
-
-        first = await asyncio.gather(*(one(group) for group in groups[:20]))
-        before = _resident_mib(tallier.pids[:1])
-        rest = await asyncio.gather(*(one(group) for group in groups[20:]))
-        assert _resident_mib(tallier.pids[:1]) - before < MAX_GROWTH_MIB
+        first = await each(groups[:20], timed, OPEN_GROUPS)
+        before = _resident_mib([os.getpid(), *tallier.pids])
+        rest = await each(groups[20:], timed, OPEN_GROUPS)
+        assert _resident_mib([os.getpid(), *tallier.pids]) - before < MAX_GROWTH_MIB
         return [*first, *rest]
 
     try:

@@ -121,3 +121,24 @@ def test_keys_and_relations_can_be_had_without_a_group(math: Voted) -> None:
     assert keys == ["0.5", "1/2", "3"]
     relation = math.loop.run_until_complete(math.tallier.relate(keys))
     assert relation.pairs == {(0, 1)}
+
+
+def test_company_that_hangs_does_not_change_what_becomes_of_a_slow_sound_answer() -> None:
+    section = section_of(
+        extractor={"name": "regex", "options": {"pattern": "(a+)+$", "group": 0}},
+        service={"cpu_seconds": 1.0, "group_seconds": 2.5},
+    )
+    slow = make_group([[1]] * 2, texts=["a" * 20 + "b", "aa"])
+    hanging = [make_group([[1]], group_id=i, texts=["a" * (40 + i) + "b"]) for i in range(1, 6)]
+    made = Voted(section)
+
+    async def beside() -> list[Tally]:
+        return await asyncio.gather(*(made.tallier.tally(group) for group in [*hanging, slow]))
+
+    try:
+        alone = made.tally(slow)
+        *others, in_company = made.loop.run_until_complete(beside())
+        assert alone.outcomes == in_company.outcomes == (Outcome.UNPARSED, Outcome.ANSWERED)
+        assert {tally.outcomes for tally in others} == {(Outcome.TIMED_OUT,)}
+    finally:
+        made.stop()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.votes import CATASTROPHE, Pool, is_running, left_after, pool_of
 from voting.jobs import Budget, JobResult, JobStatus
-from voting.workers import QUICK_WALL_SECONDS, Lane
+from voting.workers import QUICK_WALL_SECONDS, Lane, WorkerPool
 
 DONE, SLOW, TIMED_OUT, ERROR, EXPIRED = (
     JobStatus.DONE,
@@ -253,3 +253,20 @@ def test_impossible_limits_are_refused() -> None:
         Pool(num_workers=0)
     with pytest.raises(ValueError, match="cpu_seconds"):
         Pool(cpu_seconds=0)
+
+
+def test_deadlines_and_sleepers_are_still_looked_after_when_the_server_was_replaced_in_the_middle() -> None:
+    async def main(workers: WorkerPool) -> tuple[list[JobResult], list[JobResult]]:
+        sleeping = asyncio.ensure_future(workers.run("time:sleep", [(60,)], lane=Lane.FAST))
+        bounded = asyncio.ensure_future(workers.run("time:sleep", [(60,)], budget=Budget(1.0)))
+        await asyncio.sleep(0.3)
+        os.kill(workers.pids[0], signal.SIGKILL)
+        return await asyncio.wait_for(sleeping, 20), await asyncio.wait_for(bounded, 20)
+
+    workers = WorkerPool(num_workers=1, cpu_seconds=30)
+    try:
+        sleeping, bounded = asyncio.run(main(workers))
+        assert [result.status for result in sleeping] == [SLOW]
+        assert [result.status for result in bounded] == [EXPIRED]
+    finally:
+        workers.stop()
