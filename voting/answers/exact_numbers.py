@@ -72,7 +72,7 @@ def numbers_equal(first: Number, second: Number, float_rounding: int) -> bool:
     Exact numbers must be equal. Where one is a decimal, both must round to the same `float_rounding` places, and agree
     in half as many significant digits however small they are. A percentage equals its value (50% and 0.5) and, from 1
     on, the number before its sign (50% and 50), for a question that asks "how many percent"; so this relation is not
-    transitive.
+    transitive. A decimal is taken for the number before the sign only where that is one too: 1% is not 1.00.
 
     Example:
         >>> third, half = Number(Fraction(1, 3), False), Number(Fraction(50), False, is_percent=True)
@@ -88,7 +88,10 @@ def numbers_equal(first: Number, second: Number, float_rounding: int) -> bool:
     percent, plain = (first, second) if first.is_percent else (second, first)
     if _close(percent.value / 100, plain.value, is_decimal, float_rounding):
         return True
-    return abs(percent.value) >= 1 and _close(percent.value, plain.value, is_decimal, float_rounding)
+    is_written_alike = percent.is_decimal or not plain.is_decimal
+    return (
+        is_written_alike and abs(percent.value) >= 1 and _close(percent.value, plain.value, is_decimal, float_rounding)
+    )
 
 
 def _close(first: Fraction, second: Fraction, is_decimal: bool, float_rounding: int) -> bool:

@@ -6,7 +6,7 @@ import logging
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from voting.answers.exact_numbers import numbers_equal, read_number
@@ -80,6 +80,9 @@ def test_a_fraction_equals_its_decimal_to_six_places_and_not_to_three(above: int
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 500), st.integers(0, 500))
+@example(1, 100)
+@example(5, 500)
+@example(50, 50)
 def test_whole_percentages_are_compared_as_math_verify_compares_them(percent: int, number: int) -> None:
     for other in (str(number), _decimal(number, 2), rf"\frac{{{number}}}{{100}}", rf"{number}\%"):
         assert _ours(rf"{percent}\%", other) == _math_verify(rf"{percent}\%", other)
