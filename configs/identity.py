@@ -21,8 +21,11 @@ _OPERATIONAL = (
     "voting.alarms",
     "learner.num_ranks",
     "learner.zero_stage",
+    "learner.offload",
+    "learner.sequence_parallel_size",
     "learner.max_tokens_per_micro_batch",
     "learner.gradient_checkpointing",
+    "learner.max_restarts",
     "sync",
     "evaluation",
     "checkpoint",
@@ -37,6 +40,8 @@ _BIT_AFFECTING = (
     "rollout.tensor_parallel_size",
     "learner.num_ranks",
     "learner.zero_stage",
+    "learner.offload",
+    "learner.sequence_parallel_size",
     "learner.max_tokens_per_micro_batch",
     "learner.gradient_checkpointing",
     "cluster.device",
@@ -45,7 +50,13 @@ _BIT_AFFECTING = (
 )
 """Operational fields after whose change the same run goes on, but no longer with the same bits."""
 
-_PATHS = ("model.path", "data.train.*.path", "voting.labels.options.path", "voting.labels.options.model")
+_PATHS = (
+    "model.path",
+    "data.train.*.path",
+    "data.groups",
+    "voting.labels.options.path",
+    "voting.labels.options.model",
+)
 """Compared by their last part: a directory may move, `Qwen2.5-Math-7B` may not become another model."""
 
 
@@ -53,7 +64,7 @@ def config_identity(config: RunConfig) -> dict[str, Any]:
     """The identity fields by dotted name, with plain JSON values."""
     leaves = _flatten(config.model_dump(mode="json"))
     kept = {name: value for name, value in leaves.items() if not _is_under(name, _OPERATIONAL)}
-    return {name: _last_part(value) if _is_path(name) else value for name, value in kept.items()}
+    return {name: _last_part(value) if value and _is_path(name) else value for name, value in kept.items()}
 
 
 def config_identity_hash(config: RunConfig) -> str:

@@ -119,6 +119,7 @@ def _suggest_key(location: Sequence[str | int], prefix: tuple[str, ...], root: t
     if root is RunConfig:
         everywhere = list(field_names())
         same_leaf = [name for name in everywhere if name.rpartition(".")[2] == key]
+        same_leaf.sort(key=lambda name: name.count("."))
         close = same_leaf[0] if same_leaf else nearest(dotted(location), everywhere)
         if close:
             return f"; did you mean {close}?"

@@ -11,6 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from configs.learner_sections import (
+    CovarianceSection,
+    CriticSection,
+    ImportanceSection,
+    KLSection,
+    LearnerSection,
+    LoraSection,
+    OverlongSection,
+)
 from configs.sections import NonNegativeFloat, NonNegativeInt, Plugin, PositiveFloat, PositiveInt, Section, Share
 from configs.voting_sections import (
     AlarmSection,
@@ -27,14 +36,19 @@ __all__ = [
     "CheckpointSection",
     "ClusterSection",
     "ColumnNames",
+    "CovarianceSection",
+    "CriticSection",
     "DataSection",
     "DataSource",
     "DeadlineSection",
     "ElectionSection",
     "EvaluationSection",
+    "ImportanceSection",
     "KLSection",
     "LearnerSection",
+    "LoraSection",
     "ModelSection",
+    "OverlongSection",
     "Plugin",
     "ReportSection",
     "RolloutSection",
@@ -54,6 +68,9 @@ class RunSection(Section):
 
     dir: str
     """Run directory: a local path. Must not exist unless the run is resumed."""
+    mode: Literal["train", "rollout_only", "train_only"] = "train"
+    """rollout_only: samplers and voting without a learner: the weights never change, groups end as dropped:vote_only.
+    train_only: the learner without samplers: votes again on the stored groups of `data.groups` and learns from them."""
     seed: NonNegativeInt = 0
     """Seeds prompt order and every sampled token."""
     num_steps: PositiveInt = 100
@@ -116,6 +133,8 @@ class DataSection(Section):
 
     train: tuple[DataSource, ...] = Field(min_length=1)
     """Data sets, concatenated."""
+    groups: str | None = None
+    """Run (directory, or name under runs/) whose stored groups `run.mode: train_only` trains on, in their order."""
     shuffle: bool = True
     """Shuffle each epoch by the run's seed; otherwise file order."""
     chat_template: Literal["auto", "never"] = "auto"
@@ -155,46 +174,6 @@ class RolloutSection(Section):
     """Context of the engine; None takes max_prompt_tokens + max_completion_tokens."""
 
 
-class KLSection(Section):
-    """KL penalty towards the base model, in the reward as in SRT. Coefficient 0 loads no base model unless told to."""
-
-    coefficient: NonNegativeFloat = 0.0
-    """Weight of the penalty; SRT's paper uses 0.001."""
-    estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Per-token estimator (Schulman): k3 = exp(d) - d - 1 with d = ref - policy, clamped to [-10, 10]."""
-    measure: bool = False
-    """Load the base model to log the KL to it although the coefficient is 0: costs its memory and a forward pass."""
-
-
-class LearnerSection(Section):
-    """ZeRO learner: how the policy is updated."""
-
-    num_ranks: PositiveInt = 1
-    """Ray actors in one process group."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """DeepSpeed ZeRO stage."""
-    algorithm: Plugin = Plugin(name="rloo")
-    """Advantage estimator."""
-    learning_rate: NonNegativeFloat = 1e-6
-    """Constant unless warm-up is on."""
-    warmup_steps: NonNegativeInt = 0
-    """Updates of linear warm-up."""
-    weight_decay: NonNegativeFloat = 0.01
-    """AdamW weight decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW betas."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradient clipping."""
-    max_tokens_per_micro_batch: PositiveInt = 16384
-    """Prompt and completion tokens in one forward pass, padding included; a longer sequence goes alone."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """bfloat16 keeps float32 master weights."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass."""
-    kl: KLSection = KLSection()
-    """KL penalty."""
-
-
 class SyncSection(Section):
     """Weight transfer from learner to samplers."""
 
@@ -230,6 +209,13 @@ class CheckpointSection(Section):
     """Save every N steps; 0 only at the end and on signals."""
     keep: PositiveInt = 2
     """Newest checkpoints kept."""
+    keep_best: NonNegativeInt = 0
+    """Checkpoints kept besides for doing best in evaluation; one that is among the best N is saved at once."""
+    best_metric: Literal[
+        "eval/agreement_mean", "eval/average_accuracy", "eval/majority_accuracy", "eval/pass_accuracy"
+    ] = "eval/agreement_mean"
+    """What tells the best. eval/agreement_mean uses no label; the others choose by reference answers, through the
+    audit."""
 
 
 class ClusterSection(Section):
@@ -325,10 +311,42 @@ class RunConfig(Section):
             )
         if self.cluster.colocate and self.sync.backend == "nccl":
             problems.append("cluster.colocate shares one GPU, which nccl cannot; set sync.backend to auto or ipc")
+        problems += self._checkpoint_problems()
+        problems += self._mode_problems()
         problems += self._voting_problems()
+        problems += self.learner.problems(top_p=self.rollout.top_p)
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _checkpoint_problems(self) -> list[str]:
+        section = self.checkpoint
+        if not section.keep_best:
+            return []
+        problems = []
+        if self.run.mode != "train":
+            problems.append(
+                f"checkpoint.keep_best needs evaluations, and run.mode={self.run.mode} makes none; set it to 0"
+            )
+        if not (self.evaluation.data and self.evaluation.every_steps):
+            problems.append(
+                "checkpoint.keep_best keeps what does best in evaluation, and none is made while training: set "
+                "evaluation.data and evaluation.every_steps, or keep_best to 0"
+            )
+        if section.best_metric != "eval/agreement_mean" and not self.report.audit:
+            problems.append(
+                f"checkpoint.best_metric {section.best_metric} is measured by the audit, which is off; set "
+                "report.audit=true, or use eval/agreement_mean"
+            )
+        return problems
+
+    def _mode_problems(self) -> list[str]:
+        mode, groups = self.run.mode, self.data.groups
+        if mode == "train_only" and groups is None:
+            return ["run.mode=train_only trains on stored groups: name the run that holds them in data.groups"]
+        if mode != "train_only" and groups is not None:
+            return [f"data.groups={groups} is read by run.mode=train_only alone; this is run.mode={mode}"]
+        return []
 
     def _voting_problems(self) -> list[str]:
         problems = []

@@ -12,7 +12,9 @@
     |   |-- WeightSyncError
     |   |   `-- StaleSamplerError
     |   |-- LearnerError
-    |   |   `-- NonFiniteLoss
+    |   |   |-- NonFiniteLoss
+    |   |   |-- RankFailure        a rank died, failed or stalled: all of them can be started again
+    |   |   `-- LearnerOutOfMemory an update did not fit: with a smaller micro-batch it may
     |   `-- StorageError           a write failed (disk full): what was written before is kept
     `-- Interrupted            Ctrl-C or SIGTERM (exit 130 / 143, checkpoint saved)
 
@@ -104,6 +106,14 @@ class LearnerError(StageError):
 
 class NonFiniteLoss(LearnerError):
     """The loss or the gradient is not finite; the optimizer was not stepped."""
+
+
+class RankFailure(LearnerError):
+    """A rank died, failed unforeseen or stalled. The ranks can be started again from the last checkpoint."""
+
+
+class LearnerOutOfMemory(LearnerError):
+    """An update did not fit into a rank's memory. With a smaller `learner.max_tokens_per_micro_batch` it may."""
 
 
 class StorageError(StageError):

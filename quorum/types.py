@@ -173,6 +173,16 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScores:
+    """What the policy itself makes of a group's completions, beyond the log-probabilities of their tokens."""
+
+    entropies: tuple[float, ...]
+    """[k] entropy of the token distributions, mean over a completion's tokens, nats"""
+    self_certainties: tuple[float, ...]
+    """[k] KL(uniform || token distribution), mean over a completion's tokens, nats (arXiv 2502.18581)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutGroup:
     """All completions of one prompt. Produced by a sampler; one object from birth to gradient."""
 
@@ -186,6 +196,8 @@ class RolloutGroup:
     completions: tuple[Completion, ...]
     """[k] in index order"""
     attempts: int = 1
+    scores: GroupScores | None = None
+    """Only while a vote rule that asks for them weighs its votes; not carried along."""
 
     @property
     def key(self) -> GroupKey:
@@ -283,6 +295,10 @@ class Tally:
     """[j] cluster of each juror's answer; -1 abstains."""
     jury_provenance: str = ""
     """Who the jury is; empty without one."""
+    entropies: tuple[float, ...] = ()
+    """[k] see `GroupScores`; empty unless the vote rule asks for them."""
+    self_certainties: tuple[float, ...] = ()
+    """[k] likewise"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,10 +351,19 @@ class ScoreReceipt:
     """[k]"""
     trained: tuple[bool, ...]
     """[k]"""
-    reward_sum: float
+    truncated: tuple[bool, ...]
+    """[k] which completions were cut at the limit"""
+    rewards: tuple[float, ...]
+    """[k]"""
     reward_hash: str
     """Hash of rewards and train mask (16 hex digits)."""
+    kl_mask: bool = True
+    """Whether the KL penalty applies to the group."""
     num_unjudged: int = 0
+
+    @property
+    def reward_sum(self) -> float:
+        return sum(self.rewards)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

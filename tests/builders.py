@@ -18,6 +18,7 @@ from quorum.types import (
     VersionSpan,
     prompt_id_of,
 )
+from voting.rewards import receipt_of
 
 
 def make_prompt(index: int = 0, token_ids: Sequence[int] = (3, 4, 5), *, data_source: str = "unit") -> Prompt:
@@ -111,12 +112,5 @@ def make_scored(
 
 
 def make_receipt(scored: ScoredGroup) -> ScoreReceipt:
-    """The receipt a voter would return beside `scored`."""
-    return ScoreReceipt(
-        group_id=scored.group.group_id,
-        prompt_tokens=len(scored.group.prompt_token_ids),
-        completion_tokens=tuple(len(c.token_ids) for c in scored.group.completions),
-        trained=tuple(bool(used) for used in scored.train_mask),
-        reward_sum=float(scored.rewards.sum()),
-        reward_hash="0" * 16,
-    )
+    """The receipt a voter returns beside `scored`."""
+    return receipt_of(scored)

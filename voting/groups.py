@@ -22,7 +22,7 @@ from quorum.types import (
     Tally,
     VersionSpan,
 )
-from voting.rules import WeightOptions
+from voting.rules import SCORED, WeightOptions
 
 Group = RolloutGroup | Sequence[str]
 """The completions of one prompt: as a run stores them, or their texts."""
@@ -153,6 +153,13 @@ def check_tokens(groups: Sequence[RolloutGroup], rule: str, options: Any) -> Non
     """Raise ConfigError where a rule weighs completions by their tokens, and the groups are texts alone."""
     if not groups or not isinstance(options, WeightOptions) or options.weight == "one":
         return
+    if options.weight in SCORED:
+        if all(group.scores is not None for group in groups):
+            return
+        raise ConfigError(
+            f"rule {rule} with weight={options.weight} asks the learner for whole token distributions, which only "
+            "a run has at hand; use weight=mean_logprob on stored groups"
+        )
     if not any(len(completion.token_ids) for group in groups for completion in group.completions):
         raise ConfigError(
             f"rule {rule} with weight={options.weight} weighs completions by their tokens, and these groups are texts "

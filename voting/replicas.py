@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import VotingSection
-from quorum.types import Resolution, RevealedLabel, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
+from quorum.types import GroupScores, Resolution, RevealedLabel, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
 from voting.rewards import receipt_of
 from voting.tallier import Tallier
 from voting.tally import Jury
@@ -35,11 +35,12 @@ class Voter:
         extractor: str | None = None,
         provenance: str = "",
         revealed: tuple[RevealedLabel, ...] = (),
+        scores: GroupScores | None = None,
         *jury_groups: RolloutGroup,
     ) -> Tally:
-        """First phase for one group; see `Tallier.tally`. The last three are its jury."""
+        """First phase for one group; see `Tallier.tally`. `provenance`, `revealed` and `jury_groups` are its jury."""
         jury = Jury(provenance, jury_groups, revealed) if provenance else None
-        return await self._tallier.tally(group, extractor, jury)
+        return await self._tallier.tally(group, extractor, jury, scores)
 
     async def reward(
         self, tallies: Sequence[Tally], resolutions: Sequence[Resolution], *groups: RolloutGroup

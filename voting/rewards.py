@@ -68,8 +68,10 @@ def receipt_of(scored: ScoredGroup) -> ScoreReceipt:
         prompt_tokens=len(scored.group.prompt_token_ids),
         completion_tokens=tuple(len(completion.token_ids) for completion in scored.group.completions),
         trained=tuple(bool(used) for used in scored.train_mask),
-        reward_sum=float(scored.rewards.sum(dtype=np.float64)),
+        truncated=tuple(completion.finish_reason == "length" for completion in scored.group.completions),
+        rewards=tuple(map(float, scored.rewards)),
         reward_hash=reward_hash(scored.rewards, scored.train_mask),
+        kl_mask=scored.kl_mask,
         num_unjudged=scored.num_unjudged,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from configs.schema import ElectionSection, Plugin
 from quorum.registry import Entry, Options, Registry
@@ -19,7 +19,9 @@ from voting.election import NOBODY, Ballots, elect, lot, resolution
 from voting.plugins import choose
 
 _MATHEMATICS = ("voting.answers.mathematics:warm_up",)
-Weight = Literal["one", "mean_logprob", "inverse_length", "self_certainty"]
+Weight = Literal["one", "mean_logprob", "inverse_length", "self_certainty", "low_entropy"]
+SCORED: tuple[Weight, ...] = ("self_certainty", "low_entropy")
+"""Weights made of whole token distributions: one more pass of the learner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class VoteRule:
     """What `judge` needs in the worker server, as in `Equivalence.preload`."""
     is_control: bool = False
     """A baseline that pays for something else than agreement."""
+    needs_scores: Callable[[Any], bool] = lambda options: False
+    """(options) -> whether `weigh` reads `group.scores`, or `pay` the tally's entropies and self-certainties."""
 
 
 class WeightOptions(Options):
@@ -47,26 +51,24 @@ class WeightOptions(Options):
 
     weight: Weight = "one"
     """What a completion's vote weighs: one; mean_logprob: its tokens' geometric mean probability; inverse_length: one
-    over its tokens; self_certainty: how far its token distributions are from uniform (arXiv 2505.19590)."""
+    over its tokens; self_certainty: how far its token distributions are from uniform, mean over its tokens in nats
+    (arXiv 2502.18581); low_entropy: exp(-mean token entropy). The last two cost one forward pass of the learner."""
 
-    @field_validator("weight")
-    @classmethod
-    def _check_weight(cls, value: Weight) -> Weight:
-        if value == "self_certainty":
-            raise ValueError(
-                "self_certainty needs whole token distributions, and samplers record the sampled tokens' "
-                "log-probabilities alone in this release; mean_logprob is the nearest that they allow"
-            )
-        return value
+
+def needs_scores(options: WeightOptions) -> bool:
+    """Whether the weight is made of whole token distributions."""
+    return options.weight in SCORED
 
 
 def weigh(group: RolloutGroup, options: WeightOptions) -> tuple[float, ...]:
     """[k] weights of the completions' votes; empty where each weighs 1.
 
-    A completion without tokens weighs 0.
+    A completion without tokens weighs 0. Groups that nobody trains on are not scored, and vote with 1 each there.
     """
-    if options.weight == "one":
+    if options.weight == "one" or (options.weight in SCORED and group.scores is None):
         return ()
+    if options.weight in SCORED:
+        return tuple(_scored_weight(group, i, options.weight) for i in range(len(group.completions)))
     return tuple(_weight(completion, options.weight) for completion in group.completions)
 
 
@@ -77,6 +79,15 @@ def _weight(completion: Completion, weight: Weight) -> float:
     if weight == "inverse_length":
         return 1.0 / num_tokens
     return math.exp(math.fsum(completion.rollout_logprobs.tolist()) / num_tokens)
+
+
+def _scored_weight(group: RolloutGroup, index: int, weight: Weight) -> float:
+    assert group.scores is not None
+    if not len(group.completions[index].token_ids):
+        return 0.0
+    if weight == "self_certainty":
+        return max(0.0, group.scores.self_certainties[index])
+    return math.exp(-group.scores.entropies[index])
 
 
 def pay_members(tally: Tally, decided: Resolution, ballots: Ballots, options: Options) -> Float32Array:
@@ -150,8 +161,8 @@ def elect_always(tally: Tally, ballots: Ballots, section: ElectionSection, optio
 
 
 VOTE_RULES: Registry = {
-    "majority": Entry(VoteRule(pay_members, weigh), WeightOptions),
-    "soft": Entry(VoteRule(pay_shares, weigh, elect_soft), SoftOptions),
+    "majority": Entry(VoteRule(pay_members, weigh, needs_scores=needs_scores), WeightOptions),
+    "soft": Entry(VoteRule(pay_shares, weigh, elect_soft, needs_scores=needs_scores), SoftOptions),
     "random": Entry(VoteRule(pay_random, elect=elect_always, is_control=True), RandomOptions),
     "format_only": Entry(VoteRule(pay_format, elect=elect_always, is_control=True)),
     "inverted": Entry(VoteRule(pay_inverted, is_control=True)),

@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.schema import DeadlineSection, VotingSection
 from quorum.errors import QuorumError, ResourceError, VotingError
-from quorum.types import Resolution, RevealedLabel, Tally
+from quorum.types import GroupScores, Resolution, RevealedLabel, Tally
 from voting.replicas import Replica, Ticket
 from voting.tallier import Tallier
 
@@ -100,6 +100,7 @@ class VotingService:
         provenance: str = "",
         revealed: tuple[RevealedLabel, ...] = (),
         jury_refs: Sequence[Any] = (),
+        scores: GroupScores | None = None,
     ) -> Ticket:
         """Ask for the first phase of a group; the ticket's answer is its Tally.
 
@@ -109,8 +110,9 @@ class VotingService:
             provenance: of the jury; empty without one.
             revealed: labels of the jury.
             jury_refs: references to the jury's groups.
+            scores: of the group's completions, where the vote rule asks for them.
         """
-        arguments = (group_ref, extractor, provenance, revealed, *jury_refs)
+        arguments = (group_ref, extractor, provenance, revealed, scores, *jury_refs)
         return self._admit(Ticket("a tally", lambda actor: (actor.tally.remote(*arguments),)))
 
     def reward(self, decided: Sequence[tuple[Any, Tally, Resolution]]) -> list[Ticket]:

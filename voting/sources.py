@@ -59,17 +59,12 @@ class TeacherOptions(Options):
 class AverageTeacherOptions(Options):
     """Options of a teacher that follows the policy as an exponential moving average (arXiv 2512.13070, 2508.00410)."""
 
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """Share of the old average kept at each step."""
     num_completions: Annotated[int, Field(ge=1)] = 8
     """Teacher completions per prompt."""
-
-    @model_validator(mode="after")
-    def _check_learner(self) -> AverageTeacherOptions:
-        raise ValueError(
-            "this source needs a moving average of the learner's weights, which this release does not keep; "
-            "use labels=teacher (a fixed one) or labels=table until then"
-        )
+    num_samplers: Annotated[int, Field(ge=1)] = 1
+    """Samplers that hold the average; `learner.average_decay` says how slowly it follows."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of the teacher."""
 
 
 class NoiseOptions(Options):

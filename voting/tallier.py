@@ -12,7 +12,7 @@ from typing import TypeVar
 from configs.load import import_plugins
 from configs.schema import Plugin, VotingSection
 from quorum.errors import ConfigError
-from quorum.types import Resolution, RolloutGroup, ScoredGroup, Tally
+from quorum.types import GroupScores, Resolution, RolloutGroup, ScoredGroup, Tally
 from voting.asking import Asker, Steps
 from voting.equivalence import Pairwise, Relation, make_equivalence
 from voting.extract import BoundExtractor, make_extractor
@@ -86,13 +86,20 @@ class Tallier:
     def pool(self) -> WorkerPool:
         return self._pool
 
-    async def tally(self, group: RolloutGroup, extractor: str | None = None, jury: Jury | None = None) -> Tally:
+    async def tally(
+        self,
+        group: RolloutGroup,
+        extractor: str | None = None,
+        jury: Jury | None = None,
+        scores: GroupScores | None = None,
+    ) -> Tally:
         """First phase for one group.
 
         Args:
             group: k completions.
             extractor: name that replaces the configured one for this prompt; its options are the defaults.
             jury: who answers besides the group; the configured source says whether it decides alone.
+            scores: of the group's completions, where the rule asks for them.
 
         Raises:
             ConfigError: no extractor is called so.
@@ -110,7 +117,9 @@ class Tallier:
             jury_alone=self._source.electorate == "jury",
         )
         made = await self.run(steps)
-        weights = self._rule.weigh(group, self._rule_options)
+        weights = self._rule.weigh(replace(group, scores=scores), self._rule_options)
+        if scores is not None:
+            made = replace(made, entropies=scores.entropies, self_certainties=scores.self_certainties)
         return replace(made, weights=weights) if weights else made
 
     async def reward(self, group: RolloutGroup, tally: Tally, resolution: Resolution) -> ScoredGroup:

@@ -17,13 +17,11 @@ from voting.sources import LABEL_SOURCES, LabelSource, Supply, make_source
 
 NEEDED_OPTIONS: dict[str, dict[str, Any]] = {"table": {"path": "labels.parquet"}}
 """What a source cannot be configured without."""
-NOT_IN_THIS_RELEASE = ("ema_teacher", "momentum")
 FEW = settings(max_examples=25)
 """For each of many entries; the unit tests look longer at each kind."""
 ANSWERS = st.lists(st.sampled_from(["7", "8", "9", None]), min_size=1, max_size=8)
 JURIES = st.lists(st.sampled_from(["7", "8", "11", None]), min_size=1, max_size=6)
 TIES = st.sampled_from(["nobody", "first", "seeded"])
-AVAILABLE = sorted(set(LABEL_SOURCES) - {*NOT_IN_THIS_RELEASE})
 
 
 def _plugin(name: str) -> Plugin:
@@ -48,19 +46,13 @@ def test_a_source_says_who_votes_and_where_the_jury_comes_from(name: str) -> Non
         assert source.electorate == "jury"
 
 
-@pytest.mark.parametrize("name", NOT_IN_THIS_RELEASE)
-def test_what_this_release_does_not_have_is_refused_with_the_way_on(name: str) -> None:
-    with pytest.raises(ConfigError, match="use labels=teacher"):
-        make_source(Plugin(name=name))
-
-
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", sorted(LABEL_SOURCES))
 def test_unknown_options_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="no_such_option"):
         make_source(Plugin(name=name, options={**NEEDED_OPTIONS.get(name, {}), "no_such_option": 1}))
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", sorted(LABEL_SOURCES))
 @FEW
 @given(own=ANSWERS, jury=JURIES, tie=TIES)
 def test_the_label_is_the_most_common_answer_of_those_who_vote(
@@ -80,7 +72,7 @@ def test_the_label_is_the_most_common_answer_of_those_who_vote(
         assert decided.pseudo_label == leaders[0]
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", sorted(LABEL_SOURCES))
 @FEW
 @given(own=ANSWERS, jury=JURIES, tie=st.sampled_from(["nobody", "seeded"]), random=st.randoms())
 def test_the_order_of_voters_cannot_matter(name: str, own: list[Any], jury: list[Any], tie: str, random: Any) -> None:
@@ -90,7 +82,7 @@ def test_the_order_of_voters_cannot_matter(name: str, own: list[Any], jury: list
         assert getattr(one, field) == getattr(other, field)
 
 
-@pytest.mark.parametrize("name", [name for name in AVAILABLE if _source(name).electorate == "jury"])
+@pytest.mark.parametrize("name", [name for name in sorted(LABEL_SOURCES) if _source(name).electorate == "jury"])
 @FEW
 @given(own=ANSWERS, changed=ANSWERS, jury=JURIES, tie=TIES)
 def test_where_a_jury_decides_the_group_cannot_change_its_own_label(
@@ -101,14 +93,14 @@ def test_where_a_jury_decides_the_group_cannot_change_its_own_label(
         assert getattr(one, field) == getattr(other, field)
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", sorted(LABEL_SOURCES))
 def test_the_provenance_is_the_jurys_where_the_jury_votes(name: str) -> None:
     decided = _decide(name, ["7", "7", "3"], ["7", "7"], "whoever")
     assert decided.pseudo_label == "7"
     assert decided.provenance == ("majority" if _source(name).electorate == "own" else "whoever")
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", sorted(LABEL_SOURCES))
 def test_without_a_jury_the_group_votes_or_nobody_is_elected(name: str) -> None:
     decided = _decide(name, ["7", "7", "3"], [], "")
     if _source(name).needs_jury:
@@ -117,7 +109,7 @@ def test_without_a_jury_the_group_votes_or_nobody_is_elected(name: str) -> None:
         assert (decided.pseudo_label, decided.provenance) == ("7", "majority")
 
 
-@pytest.mark.parametrize("name", AVAILABLE)
+@pytest.mark.parametrize("name", sorted(LABEL_SOURCES))
 @FEW
 @given(own=ANSWERS)
 def test_a_label_that_no_completion_gave_is_a_cluster_of_size_nought(name: str, own: list[Any]) -> None:

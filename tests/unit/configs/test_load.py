@@ -232,6 +232,7 @@ def test_every_plugin_of_the_schema_is_found() -> None:
         "voting.labels",
         "voting.rule",
         "learner.algorithm",
+        "learner.loss",
     }
 
 

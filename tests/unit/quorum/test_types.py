@@ -59,7 +59,8 @@ def test_a_batch_counts_trained_completions_and_their_tokens() -> None:
         prompt_tokens=5,
         completion_tokens=(10, 20, 30),
         trained=(True, False, True),
-        reward_sum=1.0,
+        truncated=(False,) * 3,
+        rewards=(1.0, 0.0, 0.0),
         reward_hash="0" * 16,
     )
     batch = TrainingBatch(step=0, branch=0, groups=(None, None), receipts=(receipt, receipt))

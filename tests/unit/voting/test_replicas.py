@@ -56,7 +56,7 @@ def test_a_jury_comes_as_groups_or_as_revealed_labels(loop: asyncio.AbstractEven
     revealed = loop.run_until_complete(voter.tally(group, None, "ground_truth", (label,)))
     assert (revealed.jury, revealed.jury_provenance) == ((1,), "ground_truth")
     others = [boxed_group(["3", "9"], 1), boxed_group([None], 2)]
-    taught = loop.run_until_complete(voter.tally(group, None, "teacher", (), *others))
+    taught = loop.run_until_complete(voter.tally(group, None, "teacher", (), None, *others))
     assert (taught.jury, taught.jury_provenance) == ((1, 2, -1), "teacher")
     assert loop.run_until_complete(voter.tally(group)).jury == ()
 

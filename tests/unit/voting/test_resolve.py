@@ -191,5 +191,5 @@ def test_rules_that_pay_by_a_later_comparison_take_no_other_source_and_drop_noth
 
 
 def test_every_problem_is_named_at_once() -> None:
-    problems = check(VotingSection(rule=Plugin(name="majorty"), labels=Plugin(name="momentum")))
-    assert [problem.partition(":")[0] for problem in problems] == ["voting.rule.name", "voting.labels.options"]
+    problems = check(VotingSection(rule=Plugin(name="majorty"), labels=Plugin(name="momentum", options={"decay": 0.9})))
+    assert [problem.partition(":")[0] for problem in problems] == ["voting.rule.name", "voting.labels.options.decay"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from configs.schema import Plugin
 from quorum.errors import ConfigError
-from quorum.types import EndState, Float32Array, Resolution, RolloutGroup, Tally
+from quorum.types import EndState, Float32Array, GroupScores, Resolution, RolloutGroup, Tally
 from tests.builders import make_completion, make_group
 from tests.votes import decide, section_of, tally_of
 from voting.resolve import ballots_of
@@ -113,9 +114,16 @@ def test_the_heaviest_answer_wins_by_hand_and_in_any_order(completions: Any, wei
     assert rewards_backwards == rewards
 
 
-def test_weights_that_samplers_do_not_record_are_refused() -> None:
-    with pytest.raises(ConfigError, match="self_certainty needs whole token distributions"):
-        make_rule(Plugin(name="majority", options={"weight": "self_certainty"}))
+def test_scores_of_the_learner_weigh_votes_where_there_are_some() -> None:
+    group = make_group([[5, 6], [7], []])
+    scores = GroupScores(entropies=(0.0, 1.0, 0.0), self_certainties=(2.0, 0.5, 0.0))
+    for weight, expected in (("self_certainty", (2.0, 0.5, 0.0)), ("low_entropy", (1.0, math.exp(-1.0), 0.0))):
+        rule, options = make_rule(Plugin(name="majority", options={"weight": weight}))
+        assert rule.needs_scores(options)
+        assert rule.weigh(replace(group, scores=scores), options) == pytest.approx(expected)
+        assert rule.weigh(group, options) == ()
+    rule, options = make_rule(Plugin(name="majority", options={"weight": "mean_logprob"}))
+    assert not rule.needs_scores(options)
 
 
 # ---- majority and soft

@@ -105,8 +105,8 @@ def test_a_jury_counts_under_sources_that_ask_for_it_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("ema_teacher", {}, "moving average"),
-        ("momentum", {"decay": 0.9}, "moving average"),
+        ("ema_teacher", {"num_samplers": 0}, "num_samplers"),
+        ("momentum", {"temperature": 0.0}, "temperature"),
         ("teacher", {"share_samplers": True}, "samplers of its own"),
         ("teacher", {"num_completions": 0}, "num_completions"),
         ("table", {}, "path"),
