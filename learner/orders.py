@@ -6,73 +6,127 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.schema import KLSection
-from learner.batch import MicroBatch, Plan
+import numpy as np
+
+from configs.schema import KLSection, RunConfig
+from learner.batch import MicroBatch, Plan, micro_batch_tokens, plan_micro_batches
+from learner.step_table import StepTable
 from quorum.types import TrainingBatch
 
 
-def needs_base_model(section: KLSection) -> bool:
-    """Whether the base model is loaded beside the policy."""
+def needs_reference(section: KLSection) -> bool:
+    """Whether a reference model stands beside the policy."""
     return section.coefficient > 0 or section.measure
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateOrders:
+class UpdateShare:
+    """One rank's part of one update."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    row_tokens: tuple[int, ...]
+    """Per micro-batch the most tokens that any rank has in it: sets the number of logit chunks."""
+    positions: tuple[int, ...]
+    """Of the update's groups in the batch, over all ranks."""
+    num_tokens: int
+    """Trained completion tokens of the update, over all ranks."""
+    num_completions: int
+    """Trained completions of the update, over all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOrders:
     """What one rank does in one step."""
 
     step: int
-    micro_batches: tuple[MicroBatch, ...]
-    row_tokens: tuple[int, ...]
-    """Per micro-batch the most tokens, without padding, that any rank has in it: sets the number of logit chunks."""
-    completions: tuple[int, ...]
-    """[P] k of every group of the batch"""
-    num_tokens: int
-    """Trained completion tokens of all ranks: the denominator of the loss."""
+    table: StepTable
+    updates: tuple[UpdateShare, ...]
+    """Of one epoch."""
+    num_epochs: int = 1
     groups: Mapping[int, Any] = field(default_factory=dict)
     """References of the scored groups that this rank needs, by position in the batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateSums:
+class StepSums:
     """What one step came to over all ranks; equal on each."""
 
-    loss: float
-    """Token mean over the batch."""
-    grad_norm: float
-    """Before clipping."""
-    entropy: float
-    """Sum over trained tokens, nats."""
-    gap: float
-    """Sum over trained tokens of |learner - sampler| log-probability, nats."""
-    kl: float
-    """Sum over trained tokens of the KL to the base model, nats; 0 where it is not computed."""
+    num_updates: int
+    """Optimizer calls."""
+    num_skipped: int
+    """Updates left out because something was not finite."""
     num_tokens: int
-    """Trained completion tokens."""
+    """Trained completion tokens over all updates."""
+    loss: float
+    """Mean over the updates."""
+    grad_norm: float
+    """Before clipping; mean over the updates."""
+    learning_rate: float
+    """Of the last update."""
+    kl_coefficient: float
+    """Used in this step."""
+    sums: Mapping[str, float]
+    """Over the trained tokens of all updates, by name; see `learner.sums.SUMS`."""
+
+    def mean(self, name: str) -> float:
+        """Per trained token."""
+        return self.sums[name] / max(1, self.num_tokens)
 
 
-def make_orders(batch: TrainingBatch, plan: Plan) -> list[UpdateOrders]:
-    """Split a plan into one rank's orders each, with references only to the groups that the rank needs."""
-    row_tokens = tuple(
-        max(sum(row.num_tokens for row in micro_batch) for micro_batch in across)
-        for across in zip(*plan.ranks, strict=True)
-    )
-    orders = []
-    for micro_batches in plan.ranks:
-        needed = sorted({row.group for micro_batch in micro_batches for row in micro_batch})
-        orders.append(
-            UpdateOrders(
-                step=batch.step,
-                micro_batches=micro_batches,
-                row_tokens=row_tokens,
-                completions=tuple(len(receipt.trained) for receipt in batch.receipts),
-                num_tokens=batch.num_tokens,
-                groups={position: _reference(batch.groups[position]) for position in needed},
-            )
-        )
-    return orders
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """A step as the driver planned it."""
+
+    plans: tuple[Plan, ...]
+    """One per update of an epoch."""
+    orders: tuple[StepOrders, ...]
+    """One per rank."""
 
 
-def _reference(group: object) -> Any:
-    import ray
+def plan_step(batch: TrainingBatch, config: RunConfig, device: str = "cpu") -> StepPlan | None:
+    """Split a step's batch into updates, and each update over ranks and micro-batches.
 
-    return group if isinstance(group, ray.ObjectRef) else ray.put(group)
+    Groups with anything to train on are divided evenly between the updates of an epoch, in group order.
+
+    Args:
+        batch: of the step.
+        config: of the run.
+        device: "cpu" or "cuda"; see `learner.batch.micro_batch_tokens`.
+
+    Returns:
+        The plan, without references to groups yet; None where no completion is trained on.
+    """
+    section, limit = config.learner, config.rollout.max_completion_tokens
+    table = StepTable.of(batch.receipts, section.overlong, limit)
+    trained = table.trained_groups()
+    if not trained:
+        return None
+    parts = np.array_split(trained, section.updates_per_step // section.epochs_per_step)
+    max_tokens = micro_batch_tokens(section, device)
+    shares: list[list[UpdateShare]] = [[] for _ in range(section.num_ranks)]
+    plans = []
+    for part in parts:
+        if not len(part):
+            continue
+        positions = tuple(map(int, part))
+        receipts = table.receipts_of(batch.receipts, positions)
+        plan = plan_micro_batches(receipts, section.num_ranks // section.sequence_parallel_size, max_tokens)
+        plans.append(plan)
+        num_tokens, num_completions = table.count(positions)
+        for rank in range(section.num_ranks):
+            micro_batches = plan.ranks[rank // section.sequence_parallel_size]
+            share = UpdateShare(micro_batches, _row_tokens(plan), positions, num_tokens, num_completions)
+            shares[rank].append(share)
+    orders = (StepOrders(batch.step, table, tuple(own), section.epochs_per_step) for own in shares)
+    return StepPlan(tuple(plans), tuple(orders))
+
+
+def _row_tokens(plan: Plan) -> tuple[int, ...]:
+    across = zip(*plan.ranks, strict=True)
+    return tuple(max(sum(row.num_tokens for row in part) for part in parts) for parts in across)
+
+
+def needed_groups(orders: StepOrders) -> list[int]:
+    """Positions of the groups that a rank has rows of."""
+    rows = (row for share in orders.updates for micro_batch in share.micro_batches for row in micro_batch)
+    return sorted({row.group for row in rows})

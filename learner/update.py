@@ -1,44 +1,46 @@
-"""One rank's share of one optimizer step: advantages, loss, gradient, and the sums behind `UpdateStats`.
+"""One rank's share of a step: passes before it, advantages, then its updates, each a loss, a gradient and a step.
 
-The loss is the token mean over the whole batch, -sum(ratio * advantage) / tokens, with the global token count,
-so that neither the split over ranks nor the one into micro-batches changes it. Old log-probabilities are the
-current ones, detached: with one update per batch the ratio is exactly 1.
+In the strict schedule with one update per step the old log-probabilities are the current ones, detached: the ratio is
+exactly 1 and no pass is spent on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.schema import LearnerSection
-from learner.batch import Collated, MicroBatch, collate
-from learner.orders import UpdateOrders, UpdateSums
-from learner.policy import Policy
-from learner.registry import ALGORITHMS
-from learner.zero import NOT_STEPPED, FrozenModule, ZeroEngine
+from learner.advantages import Advantage, Advantages
+from learner.batch import MicroBatch
+from learner.collate import Collated, collate
+from learner.covariance import hold
+from learner.critic import value_losses
+from learner.kl import KLCoefficient
+from learner.models import LearnerModels
+from learner.objective import MicroBatchTokens, Objective
+from learner.orders import StepOrders, StepSums, UpdateShare
+from learner.passes import Passes, TokenArrays, joined, rollout_logprobs, run_passes
+from learner.step_table import token_weights
+from learner.sums import SUMS, LocalSums, named_groups
+from learner.zero import NOT_STEPPED
 from quorum.errors import NonFiniteLoss
-from quorum.types import ScoredGroup
-
-KL_CLAMP = 10.0
+from quorum.types import RolloutGroup, ScoredGroup
 
 
-def kl_per_token(base_logprobs: Tensor, policy: Tensor, estimator: str) -> Tensor:
-    """Estimate KL(policy || base) from log-probabilities of sampled tokens.
+@dataclass(slots=True)
+class _Step:
+    """What stays the same over a step's updates."""
 
-    Args:
-        base_logprobs: [N] log-probabilities under the base model.
-        policy: [N] under the policy that sampled.
-        estimator: "k1" (-d), "k2" (d^2 / 2) or "k3" (exp(d) - d - 1), with d = base_logprobs - policy in [-10, 10].
-    """
-    d = (base_logprobs - policy).clamp(-KL_CLAMP, KL_CLAMP)
-    if estimator == "k1":
-        return -d
-    return d * d / 2 if estimator == "k2" else torch.expm1(d) - d
+    orders: StepOrders
+    groups: list[RolloutGroup | None]
+    passes: Passes
+    advantages: Advantages
+    held: TokenArrays
 
 
 class Updater:
@@ -46,126 +48,210 @@ class Updater:
 
     def __init__(
         self,
-        policy: Policy,
-        engine: ZeroEngine,
-        base: FrozenModule | None,
+        models: LearnerModels,
         section: LearnerSection,
         on_progress: Callable[[str], None],
+        *,
+        max_completion_tokens: int,
+        seed: int = 0,
     ) -> None:
         """Bind the parts.
 
         Args:
-            policy: the module inside `engine`.
-            engine: ZeRO around it.
-            base: the base model; None where the KL to it is neither penalised nor measured.
+            models: of this rank.
             section: the learner's configuration.
             on_progress: told the phase after each micro-batch.
+            max_completion_tokens: constant length of `aggregation: sequence_constant`, where none is set.
+            seed: of what is drawn (Clip-Cov).
         """
-        self.policy, self.engine, self.base = policy, engine, base
-        self.section, self.on_progress = section, on_progress
-        self.is_penalised = base is not None and section.kl.coefficient > 0
-        entry = ALGORITHMS[section.algorithm.name]
-        self.estimate = entry.target
-        self.options = entry.options.model_validate(section.algorithm.options)
+        self.models, self.section, self.on_progress = models, section, on_progress
+        self.engine, self.device = models.engine, models.engine.device
+        self.kl_coefficient = KLCoefficient(section.kl)
+        self._objective = Objective(section)
+        self._advantage = Advantage(section, self.device)
+        self._limit, self._seed = max_completion_tokens, seed
+        self._holds = section.covariance.mode != "off"
+        self._kl_in_reward = section.kl.coefficient > 0 and section.kl.place == "reward"
 
-    def run(self, orders: UpdateOrders, groups: Mapping[int, ScoredGroup], learning_rate: float) -> UpdateSums:
-        """Take one optimizer step. A collective.
+    def run(
+        self, orders: StepOrders, groups: Mapping[int, ScoredGroup], learning_rate: Callable[[int], tuple[float, float]]
+    ) -> StepSums:
+        """Take a step's updates. A collective.
+
+        Args:
+            orders: of this rank.
+            groups: the scored groups in them, by position in the batch.
+            learning_rate: of the policy and the critic, by updates of this step so far.
 
         Raises:
-            NonFiniteLoss: on every rank, before the optimizer is stepped.
+            NonFiniteLoss: on every rank, before the optimizer is stepped; unless `non_finite` is skip.
         """
-        by_position: list[ScoredGroup | None] = [groups.get(i) for i in range(len(orders.completions))]
-        kl, kl_total = None, 0.0
-        if self.is_penalised:
-            kl, kl_total = self._kl_sums(orders, by_position)
-        advantages = {i: self._advantages(scored, None if kl is None else kl[i]) for i, scored in groups.items()}
-        sums = torch.zeros(4, dtype=torch.float64, device=self.engine.device)
-        last = len(orders.micro_batches) - 1
-        with self.engine.accumulation():
-            for index, micro_batch in enumerate(orders.micro_batches):
-                batch = collate(micro_batch, by_position)
-                sums += self._micro_batch(orders, index, micro_batch, batch, advantages, is_last=index == last)
-                self.on_progress("update")
-        loss, (entropy, gap, measured) = self._reduce_losses(sums)
-        grad_norm = self.engine.step(learning_rate)
-        self.on_progress("step")
-        return UpdateSums(loss, grad_norm, entropy, gap, kl_total if self.is_penalised else measured, orders.num_tokens)
-
-    def _micro_batch(
-        self,
-        orders: UpdateOrders,
-        index: int,
-        micro_batch: MicroBatch,
-        batch: Collated,
-        advantages: Mapping[int, NDArray[np.float64]],
-        *,
-        is_last: bool,
-    ) -> Tensor:
-        """Forward and backward of one micro-batch; returns its [4] sums of loss, entropy, gap and measured KL."""
-        logprobs, entropies = self._forward(self.engine, batch, orders.row_tokens[index])
-        kl = torch.zeros((), device=self.engine.device)
-        if self.base is not None and not self.is_penalised:
-            base_logprobs, _ = self._forward(self.base, batch, orders.row_tokens[index])
-            kl = kl_per_token(base_logprobs, logprobs.detach(), self.section.kl.estimator).double().sum()
-        if not micro_batch:
-            self.engine.backward(logprobs.sum() * 0.0, is_last=is_last)
-            return torch.zeros(4, dtype=torch.float64, device=self.engine.device)
-        per_row = torch.tensor([advantages[row.group][row.completion] for row in micro_batch], dtype=torch.float32)
-        per_token = per_row[torch.from_numpy(batch.rows)].to(logprobs.device)
-        ratio = torch.exp(logprobs - logprobs.detach())
-        loss = -(ratio * per_token).sum() / orders.num_tokens
-        self.engine.backward(loss, is_last=is_last)
-        gap = (logprobs.detach() - torch.from_numpy(batch.rollout_logprobs).to(logprobs.device)).abs()
-        return torch.stack([loss.detach().double(), entropies.double().sum(), gap.double().sum(), kl.double()])
-
-    def _forward(self, module: ZeroEngine | FrozenModule, batch: Collated, row_tokens: int) -> tuple[Tensor, Tensor]:
-        device = self.engine.device
-        return module.forward(
-            torch.from_numpy(batch.input_ids).to(device),
-            torch.from_numpy(batch.positions).to(device),
-            torch.from_numpy(batch.targets).to(device),
-            self.policy.num_chunks(row_tokens),
+        scored = (groups.get(i) for i in range(len(orders.table.group_ids)))
+        by_position = [None if one is None else one.group for one in scored]
+        step = self._prepare(orders, by_position)
+        coefficient = self.kl_coefficient.value
+        totals, losses, norms = np.zeros(len(SUMS)), [], []
+        rate, num_tokens, num_completions, gap = 0.0, 0, 0, 0.0
+        shares = [share for _ in range(orders.num_epochs) for share in orders.updates]
+        for index, share in enumerate(shares):
+            rate, critic_rate = learning_rate(len(losses))
+            result = self._update(step, share, rate, critic_rate)
+            if index == 0 and result is not None:
+                gap = result[2][SUMS.index("gap")] / share.num_tokens
+            if result is None:
+                continue
+            losses.append(result[0])
+            norms.append(result[1])
+            totals += result[2]
+            num_tokens += share.num_tokens
+            num_completions += share.num_completions
+        named = dict(zip(SUMS, totals.tolist(), strict=True))
+        named["gap"] = gap * num_tokens
+        if self._kl_in_reward:
+            named["kl"] = step.advantages.kl_sum * max(1, num_tokens) / sum(s.num_tokens for s in orders.updates)
+        if num_tokens and self.models.reference is not None:
+            self.kl_coefficient.see(named["kl"] / num_tokens, num_completions)
+        return StepSums(
+            num_updates=len(losses),
+            num_skipped=len(shares) - len(losses),
+            num_tokens=num_tokens,
+            loss=float(np.mean(losses)) if losses else 0.0,
+            grad_norm=float(np.mean(norms)) if norms else 0.0,
+            learning_rate=rate,
+            kl_coefficient=coefficient,
+            sums=named,
         )
 
-    def _advantages(self, scored: ScoredGroup, kl: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        rewards = scored.rewards.astype(np.float64)
-        if kl is not None and scored.kl_mask:
-            rewards = rewards - self.section.kl.coefficient * kl[: len(rewards)]
-        return self.estimate(rewards, scored.train_mask, self.options)
+    def _prepare(self, orders: StepOrders, groups: list[RolloutGroup | None]) -> _Step:
+        models, forwards = self.models, {}
+        if self._kl_in_reward or self.section.old_source == "recompute":
+            forwards["policy"] = models.policy
+        if self._kl_in_reward and models.reference is not None:
+            forwards["reference"] = models.reference
+        if models.critic is not None:
+            forwards["values"] = models.critic
+        passes = run_passes(orders, groups, forwards, self.on_progress)
+        rows = [(r.group, r.completion) for share in orders.updates for part in share.micro_batches for r in part]
+        weight = self.kl_coefficient.value if self._kl_in_reward else 0.0
+        advantages = self._advantage(orders.table, rows, passes, weight)
+        held: TokenArrays = {}
+        if self._holds:
+            for index, share in enumerate(orders.updates):
+                is_new = self.section.old_source == "recompute"
+                old = passes.policy if is_new else rollout_logprobs(share, groups)
+                rng = np.random.default_rng([self._seed, orders.step, index])
+                held |= hold(orders.table, share, old, advantages.tokens, self.section.covariance, rng, self.device)
+        return _Step(orders, groups, passes, advantages, held)
 
-    def _kl_sums(self, orders: UpdateOrders, groups: Sequence[ScoredGroup | None]) -> tuple[NDArray[np.float64], float]:
-        """KL to the base model, summed over each completion's tokens.
+    def _update(
+        self, step: _Step, share: UpdateShare, learning_rate: float, critic_rate: float
+    ) -> tuple[float, float, NDArray[np.float64]] | None:
+        """One optimizer call: (loss, gradient norm, [len(SUMS)] sums); None where it was skipped."""
+        models, section = self.models, self.section
+        counts = {"num_tokens": share.num_tokens, "num_completions": share.num_completions}
+        weights = token_weights(step.orders.table, section, self._limit, **counts)
+        last = len(share.micro_batches) - 1
+        local = LocalSums(len(step.groups), self.device)
+        with self.engine.accumulation():
+            for index, (micro_batch, row_tokens) in enumerate(zip(share.micro_batches, share.row_tokens, strict=True)):
+                batch = collate(micro_batch, step.groups)
+                tokens = self._tokens(step, micro_batch, batch, row_tokens, weights)
+                self._backward(tokens, micro_batch, local, is_last=index == last)
+                if models.critic is not None:
+                    self._critic_backward(step, micro_batch, batch, row_tokens, share, local, is_last=index == last)
+                self.on_progress("update")
+        try:
+            loss, sums = local.reduced(step.orders.table.group_ids)
+            norm = self._step(learning_rate, critic_rate)
+        except NonFiniteLoss as error:
+            return self._not_finite(step, share, error)
+        self.on_progress("step")
+        return loss, norm, sums
 
-        Returns:
-            ([P, max k] sums over all ranks, 0 where nothing was trained; their total)
-        """
-        assert self.base is not None
-        sums = torch.zeros(len(orders.completions), max(orders.completions), dtype=torch.float64)
-        for index, micro_batch in enumerate(orders.micro_batches):
-            batch = collate(micro_batch, groups)
-            with torch.no_grad():
-                policy, _ = self._forward(self.engine, batch, orders.row_tokens[index])
-            base_logprobs, _ = self._forward(self.base, batch, orders.row_tokens[index])
-            kl = kl_per_token(base_logprobs, policy, self.section.kl.estimator).double().cpu().numpy()
-            per_row = np.bincount(batch.rows, weights=kl, minlength=len(micro_batch))
-            for row, value in zip(micro_batch, per_row, strict=False):
-                sums[row.group, row.completion] = value
-            self.on_progress("kl")
-        sums = sums.to(self.engine.device)
-        dist.all_reduce(sums)
-        table = sums.cpu().numpy()
-        return table, float(table.sum())
+    def _step(self, learning_rate: float, critic_rate: float) -> float:
+        """Step policy and critic, both or neither; returns the policy's gradient norm."""
+        critic = self.models.critic_engine
+        if critic is not None:
+            is_finite = [engine.has_finite_gradient() for engine in (self.engine, critic)]  # collectives: ask both
+            if not all(is_finite):
+                raise NonFiniteLoss(f"the gradient of policy or critic is not finite; {NOT_STEPPED}")
+            critic.step(critic_rate)
+        return self.engine.step(learning_rate)
 
-    def _reduce_losses(self, sums: Tensor) -> tuple[float, list[float]]:
-        """Global loss, and the other sums; refuses a loss that is not finite on any rank."""
-        world_size = self.engine.world_size
-        reduced = torch.zeros(world_size + len(sums) - 1, dtype=torch.float64, device=sums.device)
-        reduced[dist.get_rank()] = sums[0]
-        reduced[world_size:] = sums[1:]
-        dist.all_reduce(reduced)
-        values = reduced.tolist()
-        losses, others = values[:world_size], values[world_size:]
-        bad = [f"rank {rank}: {loss}" for rank, loss in enumerate(losses) if not np.isfinite(loss)]
-        if bad:
-            raise NonFiniteLoss(f"the loss is not finite ({', '.join(bad)}); {NOT_STEPPED}")
-        return sum(losses), others
+    def _not_finite(self, step: _Step, share: UpdateShare, error: NonFiniteLoss) -> None:
+        """Stop or skip, by setting; on every rank alike, since all saw the same sums."""
+        for engine in (self.engine, self.models.critic_engine):
+            if engine is not None:
+                engine.discard()
+        if self.section.non_finite == "stop":
+            names = named_groups([step.orders.table.group_ids[position] for position in share.positions])
+            what = str(error).removesuffix(f"; {NOT_STEPPED}")
+            raise NonFiniteLoss(f"{what}, in the update on groups {names}; {NOT_STEPPED}") from error
+        self.on_progress("skipped an update")
+
+    def _tokens(
+        self, step: _Step, micro_batch: MicroBatch, batch: Collated, row_tokens: int, weights: NDArray[np.float64]
+    ) -> MicroBatchTokens:
+        section, device = self.section, self.device
+        options = {"want_entropy_gradient": True} if section.entropy_coefficient else {}
+        logprobs, entropies = self.models.policy(batch, row_tokens, **options)
+        reference = None
+        if self.models.reference is not None and not self._kl_in_reward:
+            reference = self.models.reference(batch, row_tokens)[0]
+        rollout = torch.from_numpy(batch.rollout_logprobs).to(device)
+        old = logprobs.detach() if section.old_source == "current" else rollout
+        if section.old_source == "recompute":
+            old = joined(micro_batch, step.passes.policy).to(device)
+        per_row = np.array([weights[row.group, row.completion] for row in micro_batch], dtype=np.float64)
+        has_kl = np.array([step.orders.table.has_kl[row.group] for row in micro_batch], dtype=np.float64)
+        return MicroBatchTokens(
+            logprobs=logprobs,
+            entropies=entropies,
+            old_logprobs=old,
+            rollout_logprobs=rollout,
+            advantages=joined(micro_batch, step.advantages.tokens).to(device),
+            weights=_spread(per_row, batch, device),
+            rows=torch.from_numpy(batch.rows).to(device),
+            num_rows=len(micro_batch),
+            reference=reference,
+            has_kl=_spread(has_kl, batch, device),
+            is_held=joined(micro_batch, step.held).to(device).bool() if self._holds else None,
+        )
+
+    def _backward(self, tokens: MicroBatchTokens, micro_batch: MicroBatch, local: LocalSums, *, is_last: bool) -> None:
+        if not micro_batch:
+            self.engine.backward(tokens.logprobs.sum() * 0.0, is_last=is_last)
+            return
+        losses, sums = self._objective(tokens, self.kl_coefficient.value)
+        self.engine.backward(losses.sum(), is_last=is_last)
+        local.add(losses.detach(), sums, tokens.rows, micro_batch)
+
+    def _critic_backward(
+        self,
+        step: _Step,
+        micro_batch: MicroBatch,
+        batch: Collated,
+        row_tokens: int,
+        share: UpdateShare,
+        local: LocalSums,
+        *,
+        is_last: bool,
+    ) -> None:
+        models = self.models
+        assert models.critic is not None and models.critic_engine is not None
+        values = models.critic(batch, row_tokens)[0]
+        if not micro_batch:
+            models.critic_engine.backward(values.sum() * 0.0, is_last=is_last)
+            return
+        old, returns = (
+            joined(micro_batch, arrays).to(self.device) for arrays in (step.passes.values, step.advantages.returns)
+        )
+        losses, is_clipped = value_losses(values, old, returns, self.section.critic.clip)
+        models.critic_engine.backward(losses.sum() / share.num_tokens, is_last=is_last)
+        sums = {"value_loss": losses.detach().double().sum(), "value_clipped": is_clipped.double().sum()}
+        local.add_sums(sums)
+
+
+def _spread(per_row: NDArray[np.float64], batch: Collated, device: torch.device) -> Tensor:
+    """[N] float32: each row's value at its completion tokens."""
+    return torch.from_numpy(per_row[batch.rows].astype(np.float32)).to(device)

@@ -20,7 +20,8 @@ def leave_one_out(rewards: NDArray[np.float64], train_mask: NDArray[np.bool_], o
         options: none.
 
     Returns:
-        [k] advantages; 0 for untrained completions, and for a single trained one, which has nobody to beat.
+        [k] advantages; 0 for untrained completions, for all where rewards are equal, and for a single trained one,
+        which has nobody to beat.
 
     Example:
         >>> leave_one_out(np.array([1.0, 0.0, 0.0]), np.array([True, True, True]), Options()).tolist()
@@ -29,6 +30,6 @@ def leave_one_out(rewards: NDArray[np.float64], train_mask: NDArray[np.bool_], o
     advantages = np.zeros(len(rewards), dtype=np.float64)
     trained = np.asarray(rewards, dtype=np.float64)[train_mask]
     n = len(trained)
-    if n > 1:
+    if n > 1 and (trained != trained[0]).any():  # n * 0.1 is not always the sum of n of them
         advantages[train_mask] = (n * trained - trained.sum()) / (n - 1)
     return advantages

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from learner.update import kl_per_token  # noqa: E402
+from learner.kl import kl_per_token  # noqa: E402
 
 
 @pytest.mark.parametrize(("estimator", "expected"), [("k1", -0.5), ("k2", 0.125), ("k3", math.exp(0.5) - 0.5 - 1)])
