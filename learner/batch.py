@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from configs.schema import LearnerSection
+from quorum.types import ScoreReceipt
 
-from quorum.types import ScoredGroup, ScoreReceipt
-
-MAX_PADDING_SHARE = 0.1
-MIN_TOKENS = 4096
-"""A micro-batch of MIN_TOKENS takes no further row that would bring its padding above MAX_PADDING_SHARE: from there
-on a larger one gains less than its padding costs."""
+MAX_CPU_TOKENS = 2048
+"""Micro-batches on a CPU hold no more tokens: larger ones gain nothing there, their activations leave the caches."""
 
 
 class Row(NamedTuple):
@@ -32,7 +28,7 @@ class Row(NamedTuple):
 
 
 MicroBatch = tuple[Row, ...]
-"""Rows of one forward pass, longest first. Empty: a dummy, which keeps its rank in step with the others."""
+"""Rows packed into one forward pass, longest first. Empty: a dummy, which keeps its rank in step with the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,35 +43,15 @@ class Plan:
         return len(self.ranks[0])
 
     @property
-    def num_padded_tokens(self) -> int:
-        """Tokens computed on, padding included."""
-        return sum(padded_tokens(micro_batch) for rank in self.ranks for micro_batch in rank)
-
-    @property
     def num_tokens(self) -> int:
-        """Prompt and completion tokens, without padding."""
+        """Prompt and completion tokens."""
         return sum(row.num_tokens for rank in self.ranks for micro_batch in rank for row in micro_batch)
 
 
-@dataclass(frozen=True, slots=True)
-class Collated:
-    """One micro-batch as arrays: right-padded rows, and where their completion tokens are predicted."""
-
-    input_ids: NDArray[np.int64]
-    """[B, L]; padding is token 0, which no earlier position attends to."""
-    positions: NDArray[np.int64]
-    """[N] flat index into B * L of the position that predicts each completion token, row after row."""
-    targets: NDArray[np.int64]
-    """[N] the completion tokens"""
-    rollout_logprobs: NDArray[np.float32]
-    """[N]"""
-    rows: NDArray[np.int64]
-    """[N] which row of the micro-batch each token belongs to"""
-
-
-def padded_tokens(micro_batch: MicroBatch) -> int:
-    """Tokens of a micro-batch with every row padded to its longest."""
-    return len(micro_batch) * max((row.num_tokens for row in micro_batch), default=0)
+def micro_batch_tokens(section: LearnerSection, device: str) -> int:
+    """Most tokens of a micro-batch: as configured, on a CPU at most MAX_CPU_TOKENS."""
+    limit = section.max_tokens_per_micro_batch
+    return min(limit, MAX_CPU_TOKENS) if device == "cpu" else limit
 
 
 def plan_micro_batches(
@@ -84,14 +60,14 @@ def plan_micro_batches(
     """Spread the trained completions over ranks and micro-batches.
 
     Rows go to ranks by largest cost first to the least loaded (LPT), where a row's cost is its tokens plus a
-    square term for attention. Each rank then cuts its rows, sorted by length, into micro-batches of at most
-    `max_tokens`, padding included, or fewer where padding would take over; a longer row goes alone. Ranks with
-    fewer micro-batches split their largest ones, and get dummies where nothing is left to split.
+    square term for attention. Each rank then cuts its rows, sorted by length, into as many micro-batches as the
+    rank that needs most of them, of at most `max_tokens` each and as equal as their rows allow; a longer row goes
+    alone. A rank with too few rows gets dummies. Nothing is padded: `learner.attention` packs the rows.
 
     Args:
         receipts: [P] in group order.
         num_ranks: learner ranks.
-        max_tokens: limit of one micro-batch in tokens, padding included.
+        max_tokens: limit of one micro-batch, prompt and completion tokens.
         attention_tokens: sequence length at which attention costs as much as everything else.
 
     Returns:
@@ -100,19 +76,23 @@ def plan_micro_batches(
     Raises:
         ValueError: `num_ranks` or `max_tokens` is below 1.
     """
-    if num_ranks < 1 or max_tokens < 1:
-        raise ValueError(f"num_ranks and max_tokens must be at least 1, got {num_ranks} and {max_tokens}")
     rows = [
         Row(position, index, receipt.prompt_tokens + num_tokens)
         for position, receipt in enumerate(receipts)
         for index, (num_tokens, trained) in enumerate(zip(receipt.completion_tokens, receipt.trained, strict=True))
         if trained and num_tokens
     ]
-    rows.sort(key=lambda row: (-row.num_tokens, row.group, row.completion))
+    return plan_rows(rows, num_ranks, max_tokens, attention_tokens=attention_tokens)
+
+
+def plan_rows(rows: Sequence[Row], num_ranks: int, max_tokens: int, *, attention_tokens: int = 8192) -> Plan:
+    """Spread rows over ranks and micro-batches; see `plan_micro_batches`."""
+    if num_ranks < 1 or max_tokens < 1:
+        raise ValueError(f"num_ranks and max_tokens must be at least 1, got {num_ranks} and {max_tokens}")
+    rows = sorted(rows, key=lambda row: (-row.num_tokens, row.group, row.completion))
     shares = _balance(rows, num_ranks, attention_tokens)
-    cut = [_cut(share, max_tokens) for share in shares]
-    count = max(len(micro_batches) for micro_batches in cut)
-    return Plan(tuple(tuple(_stretch(micro_batches, count)) for micro_batches in cut))
+    count = max(len(_cut(share, max_tokens)) for share in shares)
+    return Plan(tuple(tuple(_cut_into(share, count, max_tokens)) for share in shares))
 
 
 def _balance(rows: Sequence[Row], num_ranks: int, attention_tokens: int) -> list[list[Row]]:
@@ -127,67 +107,38 @@ def _balance(rows: Sequence[Row], num_ranks: int, attention_tokens: int) -> list
 
 
 def _cut(rows: Sequence[Row], max_tokens: int) -> list[MicroBatch]:
-    """Consecutive rows (longest first) in micro-batches of at most `max_tokens` with padding."""
-    micro_batches: list[MicroBatch] = []
-    start = 0
-    while start < len(rows):
-        width, end, used = rows[start].num_tokens, start, 0
-        while end < len(rows):
-            used += rows[end].num_tokens
-            padded = (end + 1 - start) * width
-            is_wasteful = padded > MIN_TOKENS and padded - used > MAX_PADDING_SHARE * padded
-            if end > start and (padded > max_tokens or is_wasteful):
-                break
-            end += 1
-        micro_batches.append(tuple(rows[start:end]))
-        start = end
-    return micro_batches
+    """Consecutive rows in micro-batches of at most `max_tokens`; a longer row alone."""
+    micro_batches: list[list[Row]] = []
+    used = 0
+    for row in rows:
+        used += row.num_tokens
+        if not micro_batches or used > max_tokens:
+            micro_batches.append([])
+            used = row.num_tokens
+        micro_batches[-1].append(row)
+    return [tuple(micro_batch) for micro_batch in micro_batches]
 
 
-def _stretch(micro_batches: list[MicroBatch], count: int) -> list[MicroBatch]:
-    """Bring a rank to `count` micro-batches: halve the largest, then add dummies. Order of rows is kept."""
-    while len(micro_batches) < count:
-        sizes = [len(micro_batch) for micro_batch in micro_batches]
-        largest = int(np.argmax(sizes)) if sizes else 0
-        if not sizes or sizes[largest] < 2:
-            return micro_batches + [()] * (count - len(micro_batches))
+def _cut_into(rows: Sequence[Row], count: int, max_tokens: int) -> list[MicroBatch]:
+    """`count` micro-batches of at most `max_tokens`: the smallest limit that needs no more than `count`, then dummies.
+
+    A rank with a row longer than `max_tokens` counts it as it is, so the search starts from `max_tokens` all the same.
+    """
+    low, high = 1, max_tokens
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_cut(rows, middle)) <= count else (middle + 1, high)
+    micro_batches = _halve_largest(_cut(rows, high), count)
+    return micro_batches + [()] * (count - len(micro_batches))
+
+
+def _halve_largest(micro_batches: list[MicroBatch], count: int) -> list[MicroBatch]:
+    """Up to `count` micro-batches, by halving those of most rows; in the same order of rows."""
+    while 0 < len(micro_batches) < count:
+        largest = max(range(len(micro_batches)), key=lambda i: len(micro_batches[i]))
         whole = micro_batches[largest]
+        if len(whole) < 2:
+            break
         half = (len(whole) + 1) // 2
         micro_batches = [*micro_batches[:largest], whole[:half], whole[half:], *micro_batches[largest + 1 :]]
     return micro_batches
-
-
-def collate(micro_batch: MicroBatch, groups: Sequence[ScoredGroup | None]) -> Collated:
-    """Right-padded arrays of one micro-batch.
-
-    Args:
-        micro_batch: rows of the plan; empty gives a dummy of one padding token without targets.
-        groups: the batch's groups by position; None where no row of this rank needs the group.
-    """
-    width = max((row.num_tokens for row in micro_batch), default=1)
-    input_ids = np.zeros((max(1, len(micro_batch)), width), dtype=np.int64)
-    positions, targets, logprobs, owners = [], [], [], []
-    for i, row in enumerate(micro_batch):
-        scored = groups[row.group]
-        assert scored is not None, f"group {row.group} of the batch was not handed to this rank"
-        prompt = scored.group.prompt_token_ids
-        completion = scored.group.completions[row.completion]
-        num_prompt, num_completion = len(prompt), len(completion.token_ids)
-        input_ids[i, :num_prompt] = prompt
-        input_ids[i, num_prompt : num_prompt + num_completion] = completion.token_ids
-        first = i * width + num_prompt - 1
-        positions.append(np.arange(first, first + num_completion))
-        targets.append(completion.token_ids)
-        logprobs.append(completion.rollout_logprobs)
-        owners.append(np.full(num_completion, i))
-    return Collated(
-        input_ids=input_ids,
-        positions=_join(positions, np.int64),
-        targets=_join(targets, np.int64),
-        rollout_logprobs=_join(logprobs, np.float32),
-        rows=_join(owners, np.int64),
-    )
-
-
-def _join(parts: list[NDArray], dtype: type) -> NDArray:
-    return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The policy as the learner sees it: token ids in, log-probabilities and entropies of completion tokens out.
+"""The policy as the learner sees it: packed token ids in, log-probabilities and entropies of completion tokens out.
 
 Logits are computed at completion positions only, in chunks, and never kept whole for a large vocabulary.
 """
@@ -6,6 +6,7 @@ Logits are computed at completion positions only, in chunks, and never kept whol
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import ModelSection
+from learner.body import choose_attention, run_body, run_model
+from learner.elementwise import speed_up
+from learner.scores import score
+from learner.sequence_parallel import share_rows
 from quorum.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +27,7 @@ MAX_LOGITS = 1 << 25
 
 
 class Policy(nn.Module):
-    """A causal language model behind `forward(input_ids, positions, targets) -> (logprobs, entropies)`."""
+    """A causal language model behind `forward(input_ids, lengths, positions, targets) -> (logprobs, entropies)`."""
 
     def __init__(
         self,
@@ -33,7 +38,7 @@ class Policy(nn.Module):
         use_reentrant: bool = False,
         max_logits: int = MAX_LOGITS,
     ) -> None:
-        """Wrap `model`.
+        """Wrap `model`, and choose its attention function; see `learner.body`.
 
         Args:
             model: Hugging Face causal language model.
@@ -48,57 +53,65 @@ class Policy(nn.Module):
         self.autocast = autocast
         self.use_reentrant = use_reentrant
         self.max_chunk = max(1, max_logits // model.config.get_text_config().vocab_size)
+        speed_up(model)
+        choose_attention(model)
         self.has_plain_head = _has_plain_head(model)
+        share_rows(model)
 
     def num_chunks(self, num_tokens: int) -> int:
         """In how many parts the logits of `num_tokens` positions are computed."""
         return max(1, -(-num_tokens // self.max_chunk))
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, num_chunks: int = 1
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        input_ids: Tensor,
+        lengths: Sequence[int],
+        positions: Tensor,
+        targets: Tensor,
+        num_chunks: int = 1,
+        *,
+        want_entropy_gradient: bool = False,
+        want_self_certainty: bool = False,
+    ) -> tuple[Tensor, ...]:
         """Log-probabilities of `targets` and the entropies of the distributions they were drawn from.
 
         Args:
-            input_ids: [B, L] right-padded; causal attention keeps padding out of every real position.
-            positions: [N] flat indices into B * L whose next token is a target.
+            input_ids: [1, T] sequences, one after another; none sees another. Where ranks share rows: this rank's
+                slice, and of the completion tokens those in it.
+            lengths: tokens of each sequence; they sum to the row's.
+            positions: [N] indices into T whose next token is a target.
             targets: [N]
             num_chunks: calls of the output layer. Equal on all ranks, because under ZeRO-3 each is a collective.
+            want_entropy_gradient: whether the entropies carry a gradient too.
+            want_self_certainty: whether to return self-certainty as well.
 
         Returns:
-            ([N] float32 log-probabilities with gradient, [N] float32 entropies in nats without).
+            [N] float32 log-probabilities with gradient, [N] float32 entropies in nats, and if wanted [N] self-certainty
+            without gradient: KL(uniform || p) = -mean(log p) - log(vocabulary) in nats (arXiv 2505.19590).
         """
+        options = (want_entropy_gradient, want_self_certainty)
         with torch.autocast(input_ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             if not self.has_plain_head:
-                logits = self.model(input_ids=input_ids, use_cache=False).logits
-                return self._score(logits.flatten(0, 1)[positions], targets)
-            hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-            hidden = hidden.flatten(0, 1)[positions]
+                return self._score(run_model(self.model, input_ids, lengths)[positions], targets, *options)
+            hidden = run_body(self.model, input_ids, lengths)[positions]
             if num_chunks == 1:
-                return self._score(self._head(hidden), targets)
+                return self._head_and_score(hidden, targets, *options)
             parts = [
-                checkpoint(self._head_and_score, part, part_targets, use_reentrant=self.use_reentrant)
+                checkpoint(self._head_and_score, part, part_targets, *options, use_reentrant=self.use_reentrant)
                 for part, part_targets in zip(
                     hidden.tensor_split(num_chunks), targets.tensor_split(num_chunks), strict=True
                 )
             ]
-            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
-    def _head(self, hidden: Tensor) -> Tensor:
-        return self.model.get_output_embeddings()(hidden)
+    def _head_and_score(self, hidden: Tensor, targets: Tensor, *options: bool) -> tuple[Tensor, ...]:
+        return self._score(self.model.get_output_embeddings()(hidden), targets, *options)
 
-    def _head_and_score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return self._score(self._head(hidden), targets)
-
-    def _score(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, logits: Tensor, targets: Tensor, *options: bool) -> tuple[Tensor, ...]:
         logits = logits.float()
         if self.temperature != 1.0:
             logits = logits / self.temperature
-        log_softmax = torch.log_softmax(logits, dim=-1)
-        logprobs = log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        with torch.no_grad():
-            entropies = -(log_softmax.exp() * log_softmax.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
-        return logprobs, entropies
+        return score(logits, targets, *options)
 
 
 def load_policy_model(
@@ -117,7 +130,6 @@ def load_policy_model(
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
             dtype=dtype,
-            attn_implementation="sdpa",
         )
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"cannot load a causal language model from {section.path!r}: {error}") from error
@@ -142,11 +154,9 @@ def _has_plain_head(model: Any) -> bool:
     head = model.get_output_embeddings()
     if head is None or model.base_model is model:
         return False
-    device = next(model.parameters()).device
-    tokens = torch.arange(4, device=device).unsqueeze(0)
+    tokens, lengths = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0), (4,)
     with torch.no_grad():
-        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-        plain, full = head(hidden), model(input_ids=tokens, use_cache=False).logits
+        plain, full = head(run_body(model, tokens, lengths)), run_model(model, tokens, lengths)
     same = torch.equal(plain, full) or torch.allclose(plain.float(), full.float(), rtol=1e-3, atol=1e-4)
     if not same:
         logger.warning("this model does more to its logits than its output layer: they are computed at every position")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.batch import collate, padded_tokens, plan_micro_batches
+from learner.batch import plan_micro_batches
+from learner.collate import collate
 from quorum.types import ScoreReceipt
 from tests.builders import make_completion, make_group, make_prompt, make_receipt, make_scored
 
@@ -17,7 +18,8 @@ def receipt(prompt_tokens, completions):
         prompt_tokens=prompt_tokens,
         completion_tokens=lengths,
         trained=trained,
-        reward_sum=0.0,
+        truncated=(False,) * len(lengths),
+        rewards=(0.0,) * len(lengths),
         reward_hash="",
     )
 
@@ -36,7 +38,8 @@ def test_every_trained_completion_is_planned_once_and_ranks_march_in_step(receip
     assert len(plan.ranks) == num_ranks
     assert {len(rank) for rank in plan.ranks} == {plan.num_micro_batches}
     for batch in (batch for rank in plan.ranks for batch in rank):
-        assert len(batch) <= 1 or padded_tokens(batch) <= max_tokens
+        assert len(batch) <= 1 or sum(row.num_tokens for row in batch) <= max_tokens
+        assert list(batch) == sorted(batch, key=lambda row: -row.num_tokens)
 
 
 @given(st.lists(groups, min_size=1, max_size=8), st.integers(1, 4))
@@ -57,16 +60,23 @@ def test_nothing_trained_means_no_micro_batch():
     assert plan_micro_batches([], 2, 100).num_micro_batches == 0
 
 
-def test_padding_counts_and_a_longer_row_goes_alone():
+def test_a_longer_row_goes_alone_and_the_others_are_packed():
     plan = plan_micro_batches([receipt(10, [(90, True), (30, True), (30, True), (20, True)])], 1, 80)
-    assert [[row.num_tokens for row in batch] for batch in plan.ranks[0]] == [[100], [40, 40], [30]]
-    assert plan.num_padded_tokens == plan.num_tokens == 210
+    assert [[row.num_tokens for row in batch] for batch in plan.ranks[0]] == [[100], [40], [40, 30]]
+    assert plan.num_tokens == 210
 
 
-def test_a_large_limit_does_not_buy_padding():
-    plan = plan_micro_batches([receipt(10, [(n, True) for n in range(1, 513)])], 1, 10**6)
-    assert plan.num_micro_batches > 1
-    assert 1 - plan.num_tokens / plan.num_padded_tokens < 0.12
+def test_micro_batches_are_as_even_as_their_rows_allow():
+    plan = plan_micro_batches([receipt(10, [(90, True)] * 12)], 1, 1000)
+    assert [len(batch) for batch in plan.ranks[0]] == [6, 6]
+
+
+@given(st.lists(groups, min_size=1, max_size=8), st.integers(1, 4), st.integers(1, 2000))
+def test_the_limit_is_used(receipts, num_ranks, max_tokens):
+    """Two neighbours of the rank that needs most micro-batches would not fit into one."""
+    plan = plan_micro_batches(receipts, num_ranks, max_tokens)
+    loads = [sum(row.num_tokens for batch in rank for row in batch) for rank in plan.ranks]
+    assert plan.num_micro_batches <= 2 * max(loads) / max_tokens + 1
 
 
 def test_a_plan_needs_a_rank_and_a_token():
@@ -80,17 +90,18 @@ def test_collated_positions_point_at_the_token_before_each_target():
     short = make_completion(1, (6,), logprobs=(-4,))
     scored = make_scored(make_group([long, short], prompt=prompt), [1, 0])
     plan = plan_micro_batches([make_receipt(scored)], 1, 100)
-    batch = collate(plan.ranks[0][0], [scored])
-    assert batch.input_ids.tolist() == [[3, 4, 5, 7, 8, 9], [3, 4, 5, 6, 0, 0]]
-    flat = batch.input_ids.reshape(-1)
-    assert (flat[batch.positions + 1] == batch.targets).all()
+    batch = collate(plan.ranks[0][0], [scored.group])
+    assert batch.input_ids.tolist() == [[3, 4, 5, 7, 8, 9, 3, 4, 5, 6]]
+    assert batch.lengths == (6, 4)
+    assert (batch.input_ids[0, batch.positions + 1] == batch.targets).all()
     assert batch.targets.tolist() == [7, 8, 9, 6]
     assert batch.rollout_logprobs.tolist() == [-1, -2, -3, -4]
     assert batch.rows.tolist() == [0, 0, 0, 1]
 
 
-def test_a_dummy_has_one_padding_token_and_no_target():
+def test_a_dummy_has_one_token_and_no_target():
     batch = collate((), [None])
     assert batch.input_ids.shape == (1, 1)
+    assert batch.lengths == (1,)
     assert len(batch.targets) == 0
     assert batch.positions.dtype == np.int64
