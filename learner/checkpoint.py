@@ -118,20 +118,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise LearnerError(f"{path} holds no complete learner checkpoint ({manifest}: {error})") from error
 
 
-def check_layout(manifest: Mapping[str, Any], world_size: int, zero_stage: int) -> None:
-    """Refuse a checkpoint of other ranks or another ZeRO stage.
-
-    Raises:
-        LearnerError: names both layouts.
-    """
-    held = (manifest.get("num_ranks"), manifest.get("zero_stage"))
-    if held != (world_size, zero_stage):
-        raise LearnerError(
-            f"the checkpoint was saved with {held[0]} ranks at ZeRO stage {held[1]}, this run has {world_size} ranks "
-            f"at stage {zero_stage}; set learner.num_ranks and learner.zero_stage to the saved values"
-        )
-
-
 def verify_share(path: Path, manifest: Mapping[str, Any], rank: int, world_size: int) -> None:
     """Check this rank's share of the files against the manifest.
 

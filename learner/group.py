@@ -5,18 +5,37 @@ Every call is bounded. When one rank fails, the others may be stuck in a collect
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
-from learner.batch import Plan, plan_micro_batches
-from learner.orders import UpdateSums, make_orders
+from learner.checkpoint import publish_checkpoint
+from learner.orders import StepOrders, StepPlan, StepSums, needed_groups, plan_step
 from learner.rank import LANES, Rank, RankSettings
 from learner.rank_calls import RankCalls
+from learner.registry import ALGORITHMS
+from learner.transfer_lane import WeightsOf
 from quorum.errors import ResourceError
-from quorum.types import TrainingBatch, TransferInit, UpdateStats, WeightManifest
+from quorum.types import GroupScores, TrainingBatch, TransferInit, UpdateStats, WeightManifest
+
+HEED_SECONDS = 2.0
+"""For a rank on this machine to heed Ray's order to end; a process that was stopped never would."""
+
+
+class Saving(NamedTuple):
+    """A checkpoint that the ranks have written and are hashing."""
+
+    path: str
+    description: dict[str, Any]
+    """For its manifest."""
+    hashes: list[Any]
+    """Reference of each rank's. Not handed to another call as arguments: those would hold up the calls after it."""
 
 
 class LearnerGroup(RankCalls):
@@ -36,6 +55,7 @@ class LearnerGroup(RankCalls):
         device: str = "cpu",
         actor_options: Sequence[Mapping[str, Any]] | None = None,
         namespace: str | None = None,
+        keeps_average: bool = False,
     ) -> LearnerGroup:
         """Place all ranks and bring them up in parallel, within `deadlines.start_seconds`.
 
@@ -44,6 +64,7 @@ class LearnerGroup(RankCalls):
             device: "cpu" or "cuda".
             actor_options: Ray options of each rank (resources, placement); None asks for cpus_per_rank CPUs each.
             namespace: Ray namespace in which ranks are named "learner-rank-N"; None leaves them unnamed.
+            keeps_average: whether a moving average of the policy can be published too.
 
         Raises:
             ResourceError: a rank could not be placed; says which, and what it asks for.
@@ -61,7 +82,7 @@ class LearnerGroup(RankCalls):
         for rank, given in enumerate(options):
             names = {"name": f"learner-rank-{rank}", "namespace": namespace} if namespace else {}
             on_loopback = config.cluster.address == "local"
-            settings = RankSettings(config, rank, num_ranks, device, on_loopback)
+            settings = RankSettings(config, rank, num_ranks, device, on_loopback, keeps_average)
             actors.append(actor_class.options(**names, **given).remote(settings))
         group = cls(config, actors, device)
         try:
@@ -95,7 +116,7 @@ class LearnerGroup(RankCalls):
         return [(f"rank {i}", process["pid"]) for i, process in enumerate(self.processes)]
 
     def update(self, batch: TrainingBatch) -> UpdateStats:
-        """Take one optimizer step on a batch; blocks.
+        """Take a step's updates on a batch; blocks.
 
         An empty batch (no trained completion, or no tokens) makes no update and says so: `num_updates` is 0.
 
@@ -107,58 +128,96 @@ class LearnerGroup(RankCalls):
             LearnerError: a rank died or failed, or made no progress for `deadlines.learn_seconds`.
         """
         start = time.monotonic()
-        section = self.config.learner
-        plan = plan_micro_batches(batch.receipts, section.num_ranks, section.max_tokens_per_micro_batch)
-        if not plan.num_micro_batches:
+        planned = plan_step(batch, self.config, self.device)
+        if planned is None:
             return self._no_update(batch.step)
-        orders = make_orders(batch, plan)
-        refs = [actor.update.remote(order) for actor, order in zip(self.actors, orders, strict=True)]
+        refs = [
+            actor.update.remote(replace(orders, groups=_references(batch, orders)))
+            for actor, orders in zip(self.actors, planned.orders, strict=True)
+        ]
         results = self._collect(refs, f"the update of step {batch.step}", self.config.deadlines.learn_seconds, True)
-        sums, learning_rate = results[0]
-        self._version += 1
-        return self._stats(batch.step, plan, sums, learning_rate, time.monotonic() - start)
+        self._version += bool(results[0].num_updates)
+        return self._stats(batch.step, planned, results[0], time.monotonic() - start)
+
+    def score(self, groups: Sequence[Any]) -> list[GroupScores]:
+        """Entropies and self-certainty of finished groups under the policy as it is; blocks.
+
+        Args:
+            groups: references to RolloutGroups, which only the ranks resolve.
+
+        Returns:
+            In the same order.
+
+        Raises:
+            LearnerError: a rank died or failed, or made no progress for `deadlines.learn_seconds`.
+        """
+        together = self.config.learner.sequence_parallel_size  # ranks that share sequences score the same groups
+        count = len(self.actors) // together
+        refs = [actor.score.remote(list(groups[i // together :: count])) for i, actor in enumerate(self.actors)]
+        parts = self._collect(refs, "the scores of the groups", self.config.deadlines.learn_seconds, True)[::together]
+        return [parts[i % count][i // count] for i in range(len(groups))]
 
     def _no_update(self, step: int) -> UpdateStats:
         nothing = dict.fromkeys(("loss", "grad_norm", "kl", "entropy", "logprob_gap", "clip_share", "seconds"), 0.0)
         return UpdateStats(step=step, version=self._version, num_updates=0, num_tokens=0, **nothing)
 
-    def _stats(self, step: int, plan: Plan, sums: UpdateSums, learning_rate: float, seconds: float) -> UpdateStats:
+    def _stats(self, step: int, planned: StepPlan, sums: StepSums, seconds: float) -> UpdateStats:
         return UpdateStats(
             step=step,
             version=self._version,
-            num_updates=1,
+            num_updates=sums.num_updates,
             loss=sums.loss,
             grad_norm=sums.grad_norm,
-            kl=sums.kl / sums.num_tokens,
-            entropy=sums.entropy / sums.num_tokens,
-            logprob_gap=sums.gap / sums.num_tokens,
-            clip_share=0.0,
+            kl=sums.mean("kl"),
+            entropy=sums.mean("entropy"),
+            logprob_gap=sums.mean("gap"),
+            clip_share=sums.mean("clipped"),
             num_tokens=sums.num_tokens,
             seconds=seconds,
             extra={
-                "learn/learning_rate": learning_rate,
-                "learn/num_micro_batches": float(plan.num_micro_batches),
-                "learn/padding_share": 1 - plan.num_tokens / plan.num_padded_tokens,
+                "learn/learning_rate": sums.learning_rate,
+                "learn/num_micro_batches": float(sum(plan.num_micro_batches for plan in planned.plans)),
                 "learn/tokens_per_second": sums.num_tokens / seconds,
+                "learn/num_skipped_updates": float(sums.num_skipped),
+                **self._optional(sums),
             },
         )
 
-    def publish(self, version: int, incarnation: int) -> WeightManifest:
+    def _optional(self, sums: StepSums) -> dict[str, float]:
+        """Metrics of what the configuration turns on."""
+        section = self.config.learner
+        shown = {}
+        if section.importance.mode != "off":
+            shown |= {"learn/importance_mean": sums.mean("importance"), "learn/masked_share": sums.mean("masked")}
+        if section.covariance.mode != "off":
+            shown["learn/held_share"] = sums.mean("held")
+        if section.kl.target is not None:
+            shown["learn/kl_coefficient"] = sums.kl_coefficient
+        if ALGORITHMS[section.algorithm.name].target.needs_critic:
+            shown |= {
+                "learn/value_loss": sums.mean("value_loss"),
+                "learn/value_clipped_share": sums.mean("value_clipped"),
+            }
+        return shown
+
+    def publish(self, version: int, incarnation: int, of: WeightsOf = "policy") -> WeightManifest:
         """Snapshot the current weights as `version`; from now on it can be sent, until newer ones replace it."""
-        manifest = self._all("publish", version, incarnation, phase="publish", timeout=self._sync_seconds)[0]
-        self._version = version
+        manifest = self._all("publish", version, incarnation, of, phase="publish", timeout=self._sync_seconds)[0]
+        if of == "policy":
+            self._version = version
         return manifest
 
-    def checksums(self, version: int) -> dict[str, str]:
+    def checksums(self, version: int, of: WeightsOf = "policy") -> dict[str, str]:
         """blake2b-64 of every tensor of a published version, by name."""
         merged: dict[str, str] = {}
-        for part in self._all("checksums", version, phase="checksums", timeout=self._sync_seconds, lane="transfer"):
+        for part in self._all("checksums", version, of, phase="checksums", timeout=self._sync_seconds, lane="transfer"):
             merged.update(part)
         return merged
 
-    def open_transfer(self, backend: str, epoch: int, world_size: int) -> tuple[str, int]:
+    def open_transfer(self, backend: str, epoch: int, world_size: int, port: int = 0) -> tuple[str, int]:
         """Open a membership epoch on rank 0; returns the address that receivers join, before anyone joined."""
-        return self._one(0, "open_transfer", backend, epoch, world_size, timeout=self._sync_seconds, lane="transfer")
+        call = (backend, epoch, world_size, port)
+        return self._one(0, "open_transfer", *call, timeout=self._sync_seconds, lane="transfer")
 
     def join_transfer(self, init: TransferInit) -> Any:
         """Let rank 0 join the epoch. Returns a reference that is done once every receiver has joined."""
@@ -168,13 +227,13 @@ class LearnerGroup(RankCalls):
         """Leave an epoch that is no longer used."""
         self._one(0, "close_transfer", epoch, timeout=self._sync_seconds, lane="transfer")
 
-    def send(self, version: int, epoch: int, timeout_seconds: float) -> list[Any]:
+    def send(self, version: int, epoch: int, timeout_seconds: float, of: WeightsOf = "policy") -> list[Any]:
         """Broadcast a published version to an epoch. Returns one reference per rank; wait for all of them.
 
         Each raises the same WeightSyncError when it could not be sent; no rank is left waiting.
         """
         return [
-            actor.send.options(concurrency_group="transfer").remote(version, epoch, timeout_seconds)
+            actor.send.options(concurrency_group="transfer").remote(version, epoch, timeout_seconds, of)
             for actor in self.actors
         ]
 
@@ -186,23 +245,40 @@ class LearnerGroup(RankCalls):
         """Free what `share_ipc` staged, once every receipt has come back."""
         self._one(0, "clear_ipc", timeout=self._sync_seconds, lane="transfer")
 
-    def save(self, path: str, client_state: dict[str, Any]) -> None:
-        """Write a checkpoint to PATH/learner: complete with verified hashes, or not there at all.
+    def save(self, path: str, client_state: dict[str, Any]) -> Saving:
+        """Write a checkpoint below `path`; blocks until the ranks may go on changing what they hold.
+
+        Hashing and fsync go on beside training; `finish_save` moves it to PATH/learner.
 
         Raises:
             LearnerError, StorageError: it was not written; an older one at the same place is kept.
         """
         self._one(0, "clear_staging", path, timeout=self._save_seconds)
+        description = self._all("save", path, client_state, phase="save", timeout=self._save_seconds)[0]
+        return Saving(path, description, [self._call(actor, "hash_saved", "storage")(path) for actor in self.actors])
+
+    def has_hashed(self, saving: Saving) -> bool:
+        """Whether `finish_save` needs not wait for the ranks' hashes any more."""
+        import ray
+
+        return len(ray.wait(saving.hashes, num_returns=len(saving.hashes), timeout=0)[0]) == len(saving.hashes)
+
+    def finish_save(self, saving: Saving) -> None:
+        """Complete what `save` began.
+
+        Raises:
+            LearnerError, StorageError: it is not there; an older one at the same place is kept.
+        """
         hashes: dict[str, str] = {}
-        for part in self._all("save", path, client_state, phase="save", timeout=self._save_seconds):
+        for part in self._collect(saving.hashes, "the hashing of a checkpoint", self._save_seconds):
             hashes.update(part)
-        self._one(0, "publish_checkpoint", path, hashes, timeout=self._save_seconds)
+        publish_checkpoint(Path(saving.path), hashes, saving.description)  # here: a rank may have died since it hashed
 
     def load(self, path: str) -> dict[str, Any]:
         """Continue from the checkpoint below `path`, right after `start`; returns its `client_state`.
 
         Raises:
-            LearnerError: it is missing, damaged, or of another number of ranks or ZeRO stage.
+            LearnerError: it is missing or damaged, or cannot be converted to these ranks and this ZeRO stage.
         """
         return self._all("load", path, phase="load", timeout=self._save_seconds)[0]
 
@@ -221,7 +297,10 @@ class LearnerGroup(RankCalls):
         self.kill()
         local = self.config.cluster.address == "local"
         pids = [process["pid"] for process in self.processes] if local else []
-        while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        heeded = time.monotonic() + HEED_SECONDS
+        while (left := [pid for pid in pids if _is_alive(pid)]) and time.monotonic() < deadline:
+            if time.monotonic() > heeded:
+                _kill(left)
             time.sleep(0.05)
 
     @property
@@ -233,9 +312,23 @@ class LearnerGroup(RankCalls):
         return self.config.deadlines.save_seconds
 
 
+def _references(batch: TrainingBatch, orders: StepOrders) -> dict[int, Any]:
+    """References of the groups that a rank needs, by position in the batch."""
+    import ray
+
+    needed = {position: batch.groups[position] for position in needed_groups(orders)}
+    return {i: group if isinstance(group, ray.ObjectRef) else ray.put(group) for i, group in needed.items()}
+
+
 def _needs(options: Mapping[str, Any]) -> str:
     wanted = {"CPU": options.get("num_cpus", 0), "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
     return ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count) or "nothing"
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _is_alive(pid: int) -> bool:

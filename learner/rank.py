@@ -1,27 +1,29 @@
 """One learner rank: a Ray actor that holds a share of the policy under ZeRO.
 
-Three lanes of calls run side by side: the training lane (start, update, publish, save, load, export), the
-transfer lane (open, join, send) and the probe lane (progress), so that a probe answers during an update and a
-joining sampler is served while the next update computes.
+Four lanes of calls run side by side: the training lane (start, update, publish, save, load, export), the
+transfer lane (open, join, send), the storage lane (hash, publish a checkpoint) and the probe lane (progress), so
+that a probe answers during an update, and a joining sampler is served and a written checkpoint is hashed while the
+next update computes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.schema import RunConfig
+from learner.batch import micro_batch_tokens
 from learner.transfer_lane import TransferLane
-from quorum.types import ScoredGroup
+from quorum.types import GroupScores, ScoredGroup
 
 if TYPE_CHECKING:
-    from learner.orders import UpdateOrders, UpdateSums
+    from learner.orders import StepOrders, StepSums
 
-LANES = {"transfer": 1, "probe": 1}
+LANES = {"transfer": 1, "probe": 1, "storage": 1}
 """Concurrency groups of the actor beside the training lane, and their threads."""
 
 
@@ -36,6 +38,8 @@ class RankSettings:
     """"cpu" or "cuda"."""
     on_loopback: bool
     """Whether all ranks are on this machine: then every socket is bound to 127.0.0.1."""
+    keeps_average: bool = False
+    """Whether a moving average of the policy is kept although the KL does not need it."""
 
 
 class Progress(NamedTuple):
@@ -84,7 +88,7 @@ class Rank(TransferLane):
 
     def open_rendezvous(self) -> tuple[str, int]:
         """Rank 0: serve the store at which all ranks meet."""
-        from learner.zero import listen, store_over
+        from learner.rendezvous import listen, store_over
 
         host = self.host()
         listener, port = listen(host)
@@ -102,6 +106,7 @@ class Rank(TransferLane):
         import torch
         import torch.distributed as dist
 
+        from learner.sequence_parallel import set_up
         from learner.zero import start_process_group
 
         settings, deadlines = self.settings, self.settings.config.deadlines
@@ -115,6 +120,7 @@ class Rank(TransferLane):
             self._store = dist.TCPStore(host, port, settings.world_size, is_master=False, timeout=timeout)
         collective = timedelta(seconds=max(deadlines.learn_seconds, deadlines.start_seconds))
         start_process_group(self._store, settings.rank, settings.world_size, settings.device, collective)
+        set_up(settings.config.learner.sequence_parallel_size, collective)
         self._report("loading")
         self._build()
         self._open_lane()
@@ -122,36 +128,23 @@ class Rank(TransferLane):
 
     def _build(self) -> None:
         from configs.load import import_plugins
-        from learner.orders import needs_base_model
-        from learner.policy import Policy, load_policy_model
+        from learner.models import build_models
         from learner.update import Updater
-        from learner.zero import FrozenModule, ZeroEngine, autocast_dtype, weights_dtype
 
-        config, device = self.settings.config, self.settings.device
+        config = self.settings.config
         import_plugins(config.run.plugins)
-        section = config.learner
-        use_reentrant = section.zero_stage == 3
-        wrap = {
-            "temperature": config.rollout.temperature,
-            "autocast": autocast_dtype(section),
-            "use_reentrant": use_reentrant,
-        }
-        self._model = load_policy_model(
-            config.model,
-            weights_dtype(section),
-            gradient_checkpointing=section.gradient_checkpointing,
-            use_reentrant=use_reentrant,
+        self._models = build_models(config, self.settings.device, keeps_average=self.settings.keeps_average)
+        self._model, self._engine = self._models.model, self._models.engine
+        self._updater = Updater(
+            self._models,
+            config.learner,
+            self._report,
+            max_completion_tokens=config.rollout.max_completion_tokens,
+            seed=config.run.seed,
         )
-        policy = Policy(self._model, **wrap)
-        self._engine = ZeroEngine(policy, section, device)
-        base = None
-        if needs_base_model(section.kl):
-            base_model = load_policy_model(config.model, weights_dtype(section))
-            base = FrozenModule(Policy(base_model, **wrap), section, device)
-        self._updater = Updater(policy, self._engine, base, section, self._report)
 
-    def update(self, orders: UpdateOrders) -> tuple[UpdateSums, float]:
-        """Fetch this rank's groups and take one optimizer step on them. A collective; see `step`."""
+    def update(self, orders: StepOrders) -> StepSums:
+        """Fetch this rank's groups and take the step's updates on them. A collective; see `step`."""
         import ray
 
         self._report("fetching")
@@ -159,25 +152,50 @@ class Rank(TransferLane):
         groups = ray.get(refs, timeout=self.settings.config.deadlines.learn_seconds)
         return self.step(orders, dict(zip(positions, groups, strict=True)))
 
-    def step(self, orders: UpdateOrders, groups: Mapping[int, ScoredGroup]) -> tuple[UpdateSums, float]:
-        """Take one optimizer step. A collective.
+    def step(self, orders: StepOrders, groups: Mapping[int, ScoredGroup]) -> StepSums:
+        """Take the step's updates. A collective.
 
         Args:
             orders: this rank's micro-batches.
             groups: the scored groups in them, by position in the batch.
 
         Returns:
-            Global sums, and the learning rate used.
+            Global sums.
 
         Raises:
             NonFiniteLoss: on every rank; the optimizer was not stepped.
+            LearnerOutOfMemory: on a rank where it did not fit.
         """
+        from learner.memory import out_of_memory_named
+
+        with out_of_memory_named(self.settings.rank, f"the update of step {orders.step}"):
+            sums = self._updater.run(orders, groups, self._learning_rates)
+            if sums.num_updates:
+                self._models.follow()
+        self._num_updates += sums.num_updates
+        return sums
+
+    def _learning_rates(self, updates_of_this_step: int) -> tuple[float, float]:
+        """Of policy and critic."""
+        from learner.schedule import learning_rate
+
         section = self.settings.config.learner
-        warm = min(1.0, (self._num_updates + 1) / section.warmup_steps) if section.warmup_steps else 1.0
-        learning_rate = section.learning_rate * warm
-        sums = self._updater.run(orders, groups, learning_rate)
-        self._num_updates += 1
-        return sums, learning_rate
+        critic = section.model_copy(update={"learning_rate": section.critic.learning_rate})
+        update = self._num_updates + updates_of_this_step
+        return learning_rate(section, update), learning_rate(critic, update)
+
+    def score(self, groups: Sequence[Any]) -> list[GroupScores]:
+        """Score this rank's part of finished groups, given as references. A collective; see `learner.scoring`."""
+        import ray
+
+        from learner.memory import out_of_memory_named
+        from learner.scoring import score_groups
+
+        config = self.settings.config
+        fetched = ray.get(list(groups), timeout=config.deadlines.learn_seconds)
+        limit = micro_batch_tokens(config.learner, self.settings.device)
+        with out_of_memory_named(self.settings.rank, "the scores of the groups"):
+            return score_groups(self._models.policy, fetched, limit, self._engine.device, self._report)
 
     def clear_staging(self, path: str) -> None:
         """One rank, before `save`: start from an empty directory."""
@@ -185,71 +203,88 @@ class Rank(TransferLane):
 
         clear_staging(Path(path))
 
-    def save(self, path: str, client_state: dict[str, Any]) -> dict[str, str]:
-        """Write this rank's part of a checkpoint and hash its share of the files. A collective."""
-        import torch
-        import torch.distributed as dist
+    def save(self, path: str, client_state: dict[str, Any]) -> dict[str, Any]:
+        """Write this rank's part of a checkpoint into the staging directory. A collective.
 
-        from learner.checkpoint import hash_share, staging_directory, writing
+        Returns:
+            What the checkpoint's manifest says of it, besides the files.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        import torch
+
+        from learner.checkpoint import staging_directory, writing
 
         staged = staging_directory(Path(path))
-        state = {"client_state": client_state, "num_updates": self._num_updates}
+        state = {
+            "client_state": client_state,
+            "num_updates": self._num_updates,
+            "kl_coefficient": self._updater.kl_coefficient.value,
+        }
         with writing(staged):
-            self._engine.save(staged, state)
+            self._models.save(staged, state)
             torch.save(torch.get_rng_state(), staged / f"rng_{self.settings.rank}.pt")
-            dist.barrier()
-            hashes = hash_share(staged, self.settings.rank, self.settings.world_size)
         self._report("saved")
-        return hashes
-
-    def publish_checkpoint(self, path: str, hashes: dict[str, str]) -> None:
-        """One rank, after `save`: write the manifest and move the checkpoint to its place."""
-        from learner.checkpoint import publish_checkpoint
-
         section = self.settings.config.learner
-        description = {
+        return {
             "format": 1,
             "num_ranks": self.settings.world_size,
             "zero_stage": section.zero_stage,
             "precision": section.precision,
             "num_updates": self._num_updates,
         }
-        publish_checkpoint(Path(path), hashes, description)
+
+    def hash_saved(self, path: str) -> dict[str, str]:
+        """Storage lane, after every rank's `save`: hash and fsync this rank's share of the files."""
+        from learner.checkpoint import hash_share, staging_directory, writing
+
+        staged = staging_directory(Path(path))
+        with writing(staged):
+            return hash_share(staged, self.settings.rank, self.settings.world_size)
 
     def load(self, path: str) -> dict[str, Any]:
-        """Continue from a checkpoint, verified against its hashes. A collective, in a fresh rank.
+        """Continue from a checkpoint, verified against its hashes, also of other ranks or another ZeRO stage.
+
+        A collective, in a fresh rank. Bits are those of the unbroken run only if ranks and stage are.
 
         Returns:
             The `client_state` that was saved.
 
         Raises:
-            LearnerError: missing, damaged, or of other ranks or another stage.
+            LearnerError: missing, damaged, or not to be converted to these ranks and this stage.
         """
         import torch
 
-        from learner.checkpoint import DIRECTORY, check_layout, read_manifest, verify_share
+        from learner.checkpoint import DIRECTORY, read_manifest, verify_share
 
-        settings = self.settings
+        settings, directory = self.settings, Path(path) / DIRECTORY
         manifest = read_manifest(Path(path))
-        check_layout(manifest, settings.world_size, settings.config.learner.zero_stage)
         verify_share(Path(path), manifest, settings.rank, settings.world_size)
-        state = self._engine.load(Path(path) / DIRECTORY)
-        torch.set_rng_state(torch.load(Path(path) / DIRECTORY / f"rng_{settings.rank}.pt", weights_only=True))
+        state = self._models.load(directory, manifest)
+        generator = directory / f"rng_{settings.rank}.pt"
+        if generator.is_file():
+            torch.set_rng_state(torch.load(generator, weights_only=True))
         self._num_updates = state["num_updates"]
+        self._updater.kl_coefficient.value = state.get("kl_coefficient", self.settings.config.learner.kl.coefficient)
         self._report("loaded")
         return dict(state["client_state"])
 
     def export(self, path: str) -> None:
-        """Write the policy as a Hugging Face directory. A collective; rank 0 writes."""
+        """Write the policy as a Hugging Face directory, adapters merged and once more alone. A collective; rank 0
+        writes."""
         import torch
 
         from learner.export import collect_state, write_model
+        from learner.lora import collect_adapter
 
         config = self.settings.config
         dtype = getattr(torch, config.rollout.dtype)
-        state = collect_state(self._model, self._engine, dtype, keep=self.settings.rank == 0)
-        if self.settings.rank == 0:
-            write_model(self._model, state, config.model, dtype, Path(path))
+        keep = self.settings.rank == 0
+        state = collect_state(self._model, self._engine, dtype, keep=keep)
+        adapter = collect_adapter(self._model, self._engine, dtype, keep=keep)
+        if keep:
+            write_model(self._model, state, config.model, dtype, Path(path), adapter)
         self._report("exported")
 
     def stop(self) -> None:

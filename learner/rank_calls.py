@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from learner.rank import Progress
-from quorum.errors import LearnerError, QuorumError
+from quorum.errors import QuorumError, RankFailure
 
 POLL_SECONDS = 2.0
 """How often the ranks are asked for progress while they work."""
@@ -70,7 +70,8 @@ class RankCalls:
             seconds: the limit; with `on_progress` it starts again whenever a rank gets ahead.
 
         Raises:
-            LearnerError: a rank died, failed or stalled. All ranks have been killed.
+            RankFailure: a rank died, failed or stalled. All ranks have been killed.
+            QuorumError: a rank raised it on purpose; likewise.
         """
         import ray
 
@@ -87,7 +88,7 @@ class RankCalls:
                 late = [f"rank {i}" for i, ref in enumerate(refs) if ref in pending]
                 doing = ", ".join(f"rank {i}: {p.phase if p else 'no answer'}" for i, p in enumerate(self.progress()))
                 self.kill()
-                raise LearnerError(
+                raise RankFailure(
                     f"{' and '.join(late)} did not finish {phase}: no progress for {seconds:.0f} s ({doing}); "
                     "a setting of `deadlines` says how long to wait"
                 )
@@ -105,12 +106,12 @@ class RankCalls:
         self.kill()
         if dead:
             names = " and ".join(f"rank {i} (pid {self._pid(i)})" for i in dead)
-            return LearnerError(f"learner {names} died during {phase}: {_first_line(next(iter(dead.values())))}")
+            return RankFailure(f"learner {names} died during {phase}: {_first_line(next(iter(dead.values())))}")
         rank, error = next(iter((own or errors).items()))
         cause = getattr(error, "cause", error)
         if isinstance(cause, QuorumError):
             return cause
-        return LearnerError(f"learner rank {rank} failed during {phase}: {type(cause).__name__}: {cause}")
+        return RankFailure(f"learner rank {rank} failed during {phase}: {type(cause).__name__}: {cause}")
 
     def _pid(self, rank: int) -> int | None:
         return self.processes[rank]["pid"] if rank < len(self.processes) else None

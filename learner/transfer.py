@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from learner.rendezvous import listen, store_over
 from learner.weights import Snapshot
-from learner.zero import listen, store_over
 from quorum.errors import WeightSyncError
 from quorum.types import TransferInit
 from quorum.wire import bucket_bytes

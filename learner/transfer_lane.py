@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from quorum.errors import WeightSyncError
 from quorum.types import TransferInit, WeightManifest
 
 if TYPE_CHECKING:
+    from learner.models import LearnerModels
     from learner.rank import RankSettings
     from learner.transfer import BucketExchange, IpcHandles
     from learner.weights import SnapshotStore
     from learner.zero import ZeroEngine
 
 LOOPBACK = "127.0.0.1"
+WeightsOf = Literal["policy", "average"]
+"""Whose weights are published: the policy's, or its moving average's."""
 
 
 class TransferLane:
@@ -28,7 +31,8 @@ class TransferLane:
     _engine: ZeroEngine
     _model: Any
     _exchange: BucketExchange
-    _snapshots: SnapshotStore
+    _snapshots: Mapping[WeightsOf, SnapshotStore]
+    _models: LearnerModels
     _ipc: IpcHandles
     _senders: dict[int, Any]
 
@@ -47,19 +51,20 @@ class TransferLane:
 
         timeout = timedelta(seconds=self.settings.config.deadlines.sync_seconds)
         self._exchange = BucketExchange(self.settings.rank, self.settings.world_size, timeout)
-        self._snapshots = SnapshotStore()
+        self._snapshots = {"policy": SnapshotStore(), "average": SnapshotStore()}
         self._ipc = IpcHandles()
         self._senders = {}
 
-    def publish(self, version: int, incarnation: int) -> WeightManifest:
-        """Copy the current weights into a snapshot that can be sent from now on. A collective."""
+    def publish(self, version: int, incarnation: int, of: WeightsOf = "policy") -> WeightManifest:
+        """Copy the current weights of the policy, or of its average, into a snapshot that can be sent from now on. A
+        collective."""
         import torch
 
         from learner.weights import take_snapshot
 
         config = self.settings.config
         snapshot = take_snapshot(
-            self._model,
+            self._models.model if of == "policy" else self._models.average_model,
             self._engine,
             version=version,
             incarnation=incarnation,
@@ -67,22 +72,21 @@ class TransferLane:
             max_bytes=config.sync.bucket_mib << 20,
             rank=self.settings.rank,
         )
-        self._snapshots.add(snapshot)
+        self._snapshots[of].add(snapshot)
         return snapshot.manifest
 
-    def checksums(self, version: int) -> dict[str, str]:
+    def checksums(self, version: int, of: WeightsOf = "policy") -> dict[str, str]:
         """Transfer lane: checksums of the tensors of `version` that this rank owns."""
-        with self._snapshots.reading(version) as snapshot:
+        with self._snapshots[of].reading(version) as snapshot:
             return snapshot.checksums()
 
-    def open_transfer(self, backend: str, epoch: int, world_size: int) -> tuple[str, int]:
-        """Transfer lane, rank 0: get ready to be joined; returns the address before anyone joins."""
+    def open_transfer(self, backend: str, epoch: int, world_size: int, port: int) -> tuple[str, int]:
+        """Transfer lane, rank 0: get ready to be joined; returns the address before anyone joins. Port 0: any."""
         from learner.transfer import open_sender
 
         self.close_transfer(epoch)
-        sync, deadlines = self.settings.config.sync, self.settings.config.deadlines
-        host, timeout = self.host(), timedelta(seconds=deadlines.sync_seconds)
-        sender, port = open_sender(backend, host, sync.port, world_size, self._engine.device, timeout)
+        host, timeout = self.host(), timedelta(seconds=self.settings.config.deadlines.sync_seconds)
+        sender, port = open_sender(backend, host, port, world_size, self._engine.device, timeout)
         self._senders[epoch] = sender
         return host, port
 
@@ -110,7 +114,7 @@ class TransferLane:
         if sender is not None:
             sender.close()
 
-    def send(self, version: int, epoch: int, timeout_seconds: float) -> None:
+    def send(self, version: int, epoch: int, timeout_seconds: float, of: WeightsOf = "policy") -> None:
         """Transfer lane: broadcast a published version to an epoch's receivers. A call of every rank.
 
         Raises:
@@ -120,10 +124,11 @@ class TransferLane:
 
         sender = self._senders.get(epoch)
         error = "" if sender or self.settings.rank else f"transfer epoch {epoch} is not open"
-        if version not in self._snapshots.versions():
-            error = f"policy version {version} is not held (held: {self._snapshots.versions()})"
+        snapshots = self._snapshots[of]
+        if version not in snapshots.versions():
+            error = f"{of} version {version} is not held (held: {snapshots.versions()})"
         self._exchange.agree(error, timeout_seconds)
-        with self._snapshots.reading(version) as snapshot:
+        with snapshots.reading(version) as snapshot:
             send_snapshot(self._exchange, snapshot, sender, timeout_seconds)
 
     def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
@@ -132,7 +137,7 @@ class TransferLane:
         Returns:
             CUDA IPC handles per bucket on rank 0, nothing elsewhere.
         """
-        with self._snapshots.reading(version) as snapshot:
+        with self._snapshots["policy"].reading(version) as snapshot:
             flats = [self._exchange.to_rank_zero(snapshot, index) for index in range(len(snapshot.manifest.buckets))]
             whole = [flat for flat in flats if flat is not None]
             return self._ipc.stage(whole, self._engine.device) if self.settings.rank == 0 else []

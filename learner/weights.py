@@ -7,13 +7,15 @@ at any time, also while the next update computes.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from learner.lora import Weight, published_weights
 from learner.zero import ZeroEngine, shape_of
 from quorum.errors import WeightSyncError
 from quorum.types import TensorMeta, WeightManifest
@@ -129,25 +131,40 @@ def take_snapshot(
     """Copy the policy's weights out of the engine, bucket by bucket. A collective under ZeRO-3.
 
     Args:
-        model: the Hugging Face model inside the engine; its parameter names go into the manifest, tied weights once.
+        model: the Hugging Face model inside the engine, or one partitioned alike; its parameter names go into the
+            manifest, tied weights once, adapters merged.
         dtype: the samplers' type. Buffers are not weights and stay out.
         max_bytes: size of a bucket.
         rank: this rank; it copies only the buckets it will own.
     """
-    parameters = dict(model.named_parameters())
+    weights = {weight.name: weight for weight in published_weights(model)}
     name_of_dtype = str(dtype).removeprefix("torch.")
-    metas = [TensorMeta(name, name_of_dtype, shape_of(parameter)) for name, parameter in parameters.items()]
+    metas = [TensorMeta(name, name_of_dtype, weight.shape) for name, weight in weights.items()]
     manifest = WeightManifest(version=version, incarnation=incarnation, buckets=plan_buckets(metas, max_bytes))
     snapshot = Snapshot(manifest=manifest, num_owners=engine.world_size, owned={})
     for index, bucket in enumerate(manifest.buckets):
-        with engine.gathered([parameters[meta.name] for meta in bucket]):
-            if snapshot.owner_of(index) == rank:
-                snapshot.owned[index] = _pack(bucket, parameters, dtype)
+        is_owner = snapshot.owner_of(index) == rank
+        if is_owner:
+            snapshot.owned[index] = torch.empty(bucket_bytes(bucket), dtype=torch.uint8)
+        for part in _gather_together(bucket, weights, max_bytes):
+            with engine.gathered([source for meta, _ in part for source in weights[meta.name].sources]):
+                for meta, place in part if is_owner else ():
+                    into = snapshot.owned[index][place].view(dtype)
+                    into.copy_(weights[meta.name].read().reshape(-1))
     return snapshot
 
 
-def _pack(bucket: Sequence[TensorMeta], parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> Tensor:
-    flat = torch.empty(bucket_bytes(bucket), dtype=torch.uint8)
+def _gather_together(
+    bucket: Sequence[TensorMeta], weights: Mapping[str, Weight], max_bytes: int
+) -> Iterator[list[tuple[TensorMeta, slice]]]:
+    """Consecutive tensors whose sources, in their own type, are at most `max_bytes`; a larger one goes alone."""
+    part: list[tuple[TensorMeta, slice]] = []
+    used = 0
     for meta, place in layout(bucket):
-        flat[place].copy_(raw_bytes(parameters[meta.name].detach().to("cpu", dtype)))
-    return flat
+        size = sum(math.prod(shape_of(source)) * source.element_size() for source in weights[meta.name].sources)
+        if part and used + size > max_bytes:
+            yield part
+            part, used = [], 0
+        part.append((meta, place))
+        used += size
+    yield part

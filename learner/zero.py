@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import logging
 import os
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,31 +32,8 @@ NOT_STEPPED = (
 )
 
 CHECKPOINT_TAG = "zero"
-
-
-def listen(host: str, port: int = 0) -> tuple[socket.socket, int]:
-    """Bind a listening socket to `host`, on a free port for 0. The store that takes it over listens there only."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(128)
-    return listener, listener.getsockname()[1]
-
-
-def store_over(listener: socket.socket, host: str, world_size: int, timeout: timedelta) -> dist.TCPStore:
-    """Serve a rendezvous store from an already bound socket; returns at once, before anyone joined."""
-    port = listener.getsockname()[1]
-    return dist.TCPStore(
-        host,
-        port,
-        world_size,
-        is_master=True,
-        timeout=timeout,
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-        use_libuv=True,
-    )
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's state per weight."""
 
 
 def start_process_group(store: dist.Store, rank: int, world_size: int, device: str, timeout: timedelta) -> None:
@@ -116,6 +93,7 @@ def _deepspeed_config(section: LearnerSection, device: str) -> dict[str, Any]:
                 "betas": list(section.betas),
                 "weight_decay": section.weight_decay,
                 "torch_adam": True,
+                "fused": True,
             },
         },
         "steps_per_print": 10**9,
@@ -123,6 +101,12 @@ def _deepspeed_config(section: LearnerSection, device: str) -> dict[str, Any]:
     }
     if low_precision:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if section.offload != "none":
+        place = {"device": "cpu", "pin_memory": device == "cuda"}
+        config["zero_optimization"]["offload_optimizer"] = place
+        config["zero_force_ds_cpu_optimizer"] = False  # DeepSpeedCPUAdam is compiled on its first use
+        if section.offload == "all":
+            config["zero_optimization"]["offload_param"] = place
     return config
 
 
@@ -139,16 +123,17 @@ class ZeroEngine:
             model_parameters=[p for p in module.parameters() if p.requires_grad],
             config=_deepspeed_config(section, device),
         )
-        gradient_bytes = 4 * sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
+        trained = [p for p in module.parameters() if p.requires_grad]
+        gradient_bytes = 4 * sum(getattr(p, "ds_numel", p.numel()) for p in trained)
         self._coalesces = section.zero_stage == 2 and gradient_bytes <= MAX_COALESCED_BYTES
 
     @property
     def device(self) -> torch.device:
         return torch.device(self._engine.device)
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's forward pass; a collective under ZeRO-3."""
-        return self._engine(*inputs)
+        return self._engine(*inputs, **options)
 
     @contextlib.contextmanager
     def accumulation(self) -> Iterator[None]:
@@ -176,7 +161,7 @@ class ZeroEngine:
             NonFiniteLoss: the gradient is not finite on some rank; on all of them the optimizer was not stepped.
         """
         if self.section.zero_stage == 0:
-            norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._engine.module.parameters()]))
+            norm = self._whole_norm()
             if not torch.isfinite(torch.tensor(norm)):
                 self._engine.zero_grad()
                 raise NonFiniteLoss(f"the gradient's norm is {norm}; {NOT_STEPPED}")
@@ -190,6 +175,38 @@ class ZeroEngine:
             raise NonFiniteLoss(f"the gradient is not finite; {NOT_STEPPED}")
         return float(self._engine.get_global_grad_norm())
 
+    def has_finite_gradient(self) -> bool:
+        """Whether the accumulated gradient is finite on all ranks. A collective."""
+        if self.section.zero_stage == 0:
+            return bool(torch.isfinite(torch.tensor(self._whole_norm())))
+        return not self._engine.optimizer.has_overflow(self.section.zero_stage >= 2)
+
+    def _whole_norm(self) -> float:
+        """Norm of the gradient at stage 0, where every rank has all of it."""
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def discard(self) -> None:
+        """Forget the accumulated gradient, if there is one: the optimizer is not stepped and keeps its state.
+
+        DeepSpeed has no call for it, but skips a step whose gradient is not finite: so it is made so.
+        """
+        optimizer = self._engine.optimizer
+        if self.section.zero_stage == 0:
+            self._engine.zero_grad()
+            return
+        held = [gradient for part in optimizer.averaged_gradients.values() for gradient in part or ()]
+        if self.section.offload == "none" and all(gradient is None for gradient in held):
+            return  # DeepSpeed has skipped the step and let go of it
+        optimizer.local_overflow = True  # what it goes by with an offloaded optimizer
+        for gradient in held:
+            if gradient is not None:
+                gradient.fill_(float("nan"))
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._engine.step()
+        optimizer.local_overflow = False
+        assert optimizer.overflow, "a gradient made not finite was stepped with"
+
     @contextlib.contextmanager
     def gathered(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
         """Whole parameters for reading, on every rank. A collective under ZeRO-3, nothing below."""
@@ -200,6 +217,21 @@ class ZeroEngine:
 
         with deepspeed.zero.GatheredParameters(list(parameters)):
             yield
+
+    def master(self, parameter: nn.Parameter) -> Tensor:
+        """The most precise weights of a parameter: whole, or under ZeRO-3 this rank's flat share of them.
+
+        A collective for trained bfloat16 weights at stages 1 and 2, whose float32 masters are partitioned.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+
+        if self.section.zero_stage == 3:
+            local = safe_get_local_fp32_param(parameter)
+            return share_of(parameter) if local is None else local.detach()
+        if parameter.dtype == torch.float32:
+            return parameter.detach()
+        whole = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+        return parameter.detach() if whole is None else whole
 
     def save(self, directory: Path, client_state: dict[str, Any]) -> None:
         """Write this rank's part of the checkpoint. A collective."""
@@ -217,10 +249,98 @@ class ZeroEngine:
             raise LearnerError(f"{directory} holds no learner checkpoint of {self.world_size} ranks")
         return state["quorum"]
 
+    def trained_names(self) -> list[str]:
+        """Names in the module of the parameters that the optimizer holds, in its order."""
+        return [name for name, parameter in self._engine.module.named_parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def restore(self, read: Callable[[str], Mapping[str, Any]]) -> None:
+        """Overwrite the trained weights and Adam's state, whatever ranks and stage they come from.
+
+        Args:
+            read: by a parameter's name in the module: "fp32", "exp_avg", "exp_avg_sq" whole, and "step".
+        """
+        states = self._make_states()
+        step = torch.zeros(())
+        for name, parameter in self._engine.module.named_parameters():
+            if parameter.requires_grad:
+                state = read(name)
+                step = torch.as_tensor(state["step"], dtype=torch.float32)
+                self._write(parameter, state)
+        for held in states:
+            held["step"] = step.clone()
+
+    def _make_states(self) -> list[dict[str, Any]]:
+        """Adam's state of this rank, which DeepSpeed leaves to the first update, for `_write` to fill."""
+        optimizer, stage = self._engine.optimizer, self.section.zero_stage
+        if stage == 0:
+            flats = [parameter for parameter in self._engine.module.parameters() if parameter.requires_grad]
+        else:
+            flats = optimizer.fp32_partitioned_groups_flat if stage == 3 else optimizer.single_partition_of_fp32_groups
+        states = self._engine.basic_optimizer.state
+        for flat in flats:
+            states[flat].update({key: torch.zeros_like(flat) for key in MOMENTS})
+        if stage == 3:
+            self._engine.empty_partition_cache()  # else the whole small parameters that it keeps would be used on
+        elif stage > 0:
+            optimizer._lazy_init_hp_params_optimizer_state()
+        return [states[flat] for flat in flats]
+
+    def _write(self, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
+        from deepspeed import utils
+
+        if self.section.zero_stage == 3:
+            share = share_of(parameter)
+            for key, whole in state.items():
+                if key == "fp32":
+                    share.copy_(cut_share(whole, share.numel()))
+                    utils.safe_set_local_fp32_param(parameter, cut_share(whole, share.numel()))
+                elif key in MOMENTS:
+                    utils.safe_set_local_optimizer_state(parameter, cut_share(whole, share.numel()), key)
+            return
+        parameter.copy_(state["fp32"].view_as(parameter))
+        if self.section.zero_stage == 0:
+            for key in MOMENTS:
+                self._engine.basic_optimizer.state[parameter][key].copy_(state[key].view_as(parameter))
+            return
+        utils.safe_set_full_fp32_param(parameter, state["fp32"])
+        for key in MOMENTS:
+            utils.safe_set_full_optimizer_state(parameter, state[key], key)
+
+
+def to_universal(directory: Path, into: Path) -> None:
+    """Cut a checkpoint of `ZeroEngine.save` at stage 1 to 3 into INTO/zero/PARAMETER/STATE.pt. For one rank alone."""
+    import argparse
+
+    from deepspeed.checkpoint import ds_to_universal
+
+    options = argparse.Namespace(
+        input_folder=str(directory / CHECKPOINT_TAG),
+        output_folder=str(into),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=False,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(options)
+
+
+def cut_share(whole: Tensor, size: int) -> Tensor:
+    """[size] this rank's share of a parameter under ZeRO-3; zeros where it ends before the shares do."""
+    piece = whole.reshape(-1)[dist.get_rank() * size : (dist.get_rank() + 1) * size]
+    return nn.functional.pad(piece, (0, size - piece.numel()))
+
 
 def shape_of(parameter: nn.Parameter) -> tuple[int, ...]:
     """Full shape of a parameter, also while ZeRO-3 keeps it partitioned."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def share_of(parameter: nn.Parameter) -> Tensor:
+    """What this rank keeps of a parameter: all of it, or under ZeRO-3 its flat share, padding included."""
+    return getattr(parameter, "ds_tensor", parameter).detach()
 
 
 class FrozenModule:
@@ -228,16 +348,23 @@ class FrozenModule:
 
     def __init__(self, module: nn.Module, section: LearnerSection, device: str) -> None:
         module.requires_grad_(False)
-        if section.zero_stage < 3:
+        self.is_partitioned = section.zero_stage == 3
+        if not self.is_partitioned:
             self._call: Any = module.to(device)
             return
         import deepspeed
 
         config = _deepspeed_config(section, device)
         del config["optimizer"]
+        config["bf16"]["enabled"] = next(module.parameters()).dtype == torch.bfloat16
         self._call, *_ = deepspeed.initialize(model=module, config=config)
 
+    def release(self) -> None:
+        """Forget gathered parameters, so that the shares may be written. Nothing below ZeRO-3."""
+        if self.is_partitioned:
+            self._call.empty_partition_cache()
+
     @torch.no_grad()
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's forward pass; a collective under ZeRO-3."""
-        return self._call(*inputs)
+        return self._call(*inputs, **options)

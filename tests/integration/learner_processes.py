@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
-from learner.batch import plan_micro_batches
-from learner.orders import UpdateOrders
+from learner.checkpoint import publish_checkpoint
+from learner.orders import plan_step
 from learner.rank import Rank, RankSettings
 from quorum.types import ScoredGroup, TrainingBatch
 from tests.builders import make_receipt
@@ -33,8 +33,8 @@ def context() -> Any:
     return made
 
 
-def make_model(directory: Path) -> Path:
-    """A random two-layer Qwen2 with tied embeddings, 64 tokens and its tokenizer."""
+def make_model(directory: Path, *, hidden_size: int = 64, num_hidden_layers: int = 2) -> Path:
+    """A random Qwen2 with tied embeddings, 64 tokens and its tokenizer."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -42,9 +42,9 @@ def make_model(directory: Path) -> Path:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=64,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
+        hidden_size=hidden_size,
+        intermediate_size=3 * hidden_size,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
@@ -80,8 +80,8 @@ def make_batch(groups: Sequence[ScoredGroup], step: int = 0) -> TrainingBatch:
     return TrainingBatch(step=step, branch=0, groups=tuple(groups), receipts=tuple(map(make_receipt, groups)))
 
 
-def _serve(pipe: Any, settings: RankSettings) -> None:
-    rank = Rank(settings)
+def _serve(pipe: Any, settings: RankSettings, kind: type[Rank]) -> None:
+    rank = kind(settings)
     while True:
         method, args = pipe.recv()
         if method is None:
@@ -93,16 +93,16 @@ def _serve(pipe: Any, settings: RankSettings) -> None:
 
 
 class Ranks:
-    """All ranks of one learner, started; use as a context manager."""
+    """All ranks of one learner, started; use as a context manager. `kind` may add methods to look inside."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, kind: type[Rank] = Rank) -> None:
         self.config = config
         made = context()
         self.pipes, self.processes = [], []
         for rank in range(config.learner.num_ranks):
             ours, theirs = made.Pipe()
             settings = RankSettings(config, rank, config.learner.num_ranks, "cpu", True)
-            process = made.Process(target=_serve, args=(theirs, settings), daemon=True)
+            process = made.Process(target=_serve, args=(theirs, settings, kind), daemon=True)
             process.start()
             self.pipes.append(ours)
             self.processes.append(process)
@@ -140,21 +140,24 @@ class Ranks:
         return value
 
     def step(self, batch: TrainingBatch, max_tokens: int | None = None) -> Any:
-        """One optimizer step; returns the global sums, after checking that all ranks agree on them."""
-        limit = max_tokens or self.config.learner.max_tokens_per_micro_batch
-        plan = plan_micro_batches(batch.receipts, len(self.pipes), limit)
-        row_tokens = tuple(
-            max(sum(row.num_tokens for row in batch) for batch in across) for across in zip(*plan.ranks, strict=True)
-        )
+        """One step; returns the global sums, after checking that all ranks agree on them."""
+        section = self.config.learner
+        if max_tokens:
+            section = section.model_copy(update={"max_tokens_per_micro_batch": max_tokens})
+        planned = plan_step(batch, self.config.model_copy(update={"learner": section}))
+        assert planned is not None
         groups = dict(enumerate(batch.groups))
-        completions = tuple(len(receipt.trained) for receipt in batch.receipts)
-        each = [
-            (UpdateOrders(batch.step, micro_batches, row_tokens, completions, batch.num_tokens), groups)
-            for micro_batches in plan.ranks
-        ]
-        answers = self.all("step", each=each)
-        assert all(answer == answers[0] for answer in answers)
-        return answers[0][0]
+        answers = self.all("step", each=[(orders, groups) for orders in planned.orders])
+        assert all(_equal(answer, answers[0]) for answer in answers)
+        return answers[0]
+
+    def save(self, directory: Path, client_state: dict[str, Any] | None = None) -> None:
+        """A whole checkpoint below `directory`."""
+        path = str(directory)
+        self.call(0, "clear_staging", path)
+        description = self.all("save", path, client_state or {})[0]
+        hashes = {name: value for part in self.all("hash_saved", path) for name, value in part.items()}
+        publish_checkpoint(directory, hashes, description)
 
     def weights(self, directory: Path) -> Any:
         """[num_parameters] all weights, through an export, flat in name order."""
@@ -164,3 +167,7 @@ class Ranks:
         self.all("export", str(directory))
         state = load_file(directory / "model.safetensors")
         return torch.cat([state[name].reshape(-1) for name in sorted(state)])
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return repr(one) == repr(other)
