@@ -38,14 +38,17 @@ class Evaluator:
         version: int,
         recovered: Mapping[GroupKey, RecoveredGroup] | None = None,
         on_finished: Callable[[int], None] = lambda done: None,
-    ) -> str:
-        """Draw all evaluation groups with the current policy and close their file; returns its path.
+    ) -> dict[str, float]:
+        """Draw all evaluation groups with the current policy and close their file.
 
         Args:
             step: steps done.
             version: policy version the samplers hold.
             recovered: groups of this evaluation that an earlier incarnation finished.
             on_finished: called with the number of groups finished so far.
+
+        Returns:
+            Metrics that need no reference answer.
         """
         rollout = self._config.rollout
         sampling = evaluation_sampling(self._config.evaluation, rollout.max_completion_tokens, rollout.stop)
@@ -65,4 +68,6 @@ class Evaluator:
             step, self._branch, Role.EVAL, records, *[finished[key].group for key in keys]
         )
         timeout = self._config.deadlines.save_seconds
-        return str(fetch([ref], timeout, "close the evaluation's file", StorageError)[0])
+        fetch([ref], timeout, "close the evaluation's file", StorageError)
+        shares = [max(tally.sizes, default=0) / len(tally.answers) for tally in tallies]
+        return {"eval/agreement_mean": sum(shares) / len(shares)}

@@ -57,6 +57,8 @@ VOTE_FIELDS = [
     ("num_intransitive_merges", pa.int32()),
     ("num_undecided_pairs", pa.int32()),
     ("weights", _list_of(pa.float64())),
+    ("entropies", _list_of(pa.float64())),
+    ("self_certainties", _list_of(pa.float64())),
     ("jury", _list_of(pa.int32())),
     ("jury_provenance", pa.string()),
     ("label_cluster", pa.int32()),
@@ -72,7 +74,7 @@ VOTE_FIELDS = [
     ("end_state", pa.string()),
 ]
 """Null in the running log, and where a group was not voted on or not rewarded."""
-TALLY_FIELDS = ("answers", "cluster", "sizes", "representatives", "weights", "jury")
+TALLY_FIELDS = ("answers", "cluster", "sizes", "representatives", "weights", "entropies", "self_certainties", "jury")
 """Sequences of a Tally, stored under their own names."""
 GROUP_SCHEMA = pa.schema(
     [

@@ -12,21 +12,24 @@ from typing import Any
 from configs.schema import RunConfig
 from data.references import Dispenser, is_drawn, load_label_table, load_references
 from quorum.errors import DataError
-from quorum.types import GroupKey, Prompt, Role, SamplingSettings
+from quorum.types import GroupKey, GroupScores, Prompt, Role, SamplingSettings
 from voting.replicas import Ticket
+from voting.rules import make_rule
 from voting.service import VotingService
-from voting.sources import GroundTruthOptions, TableOptions, TeacherOptions, make_source
+from voting.sources import AverageTeacherOptions, GroundTruthOptions, TableOptions, TeacherOptions, make_source
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A fixed model that answers the training prompts too."""
+    """A model that answers the training prompts too."""
 
     model: str
     num_samplers: int
     sampling: SamplingSettings
     prompts: Mapping[str, Prompt] | None = None
     """By prompt id, as its own tokenizer reads them; None: the policy's."""
+    is_average: bool = False
+    """Whether it follows the policy as its moving average; otherwise its weights stay those of `model`."""
 
     def prompt_for(self, prompt: Prompt) -> Prompt | None:
         """What it is asked; None where its rendering of the prompt is too long for it."""
@@ -36,7 +39,7 @@ class Teacher:
 def teacher_of(config: RunConfig, prompts: Mapping[str, Prompt] | None = None) -> Teacher | None:
     """The teacher that the configuration asks for, if any."""
     _, options = make_source(config.voting.labels)
-    if not isinstance(options, TeacherOptions):
+    if not isinstance(options, TeacherOptions | AverageTeacherOptions):
         return None
     sampling = SamplingSettings(
         num_completions=options.num_completions,
@@ -45,12 +48,20 @@ def teacher_of(config: RunConfig, prompts: Mapping[str, Prompt] | None = None) -
         max_completion_tokens=config.rollout.max_completion_tokens,
         stop=config.rollout.stop,
     )
+    if isinstance(options, AverageTeacherOptions):
+        return Teacher(config.model.path, options.num_samplers, sampling, is_average=True)
     return Teacher(options.model or config.model.path, options.num_samplers, sampling, prompts)
 
 
 def needs_pairs(config: RunConfig) -> bool:
     """Whether the two views of a prompt must come in one step."""
     return make_source(config.voting.labels)[0].supply == "views"
+
+
+def needs_scores(config: RunConfig) -> bool:
+    """Whether the learner scores the groups of a step before they vote."""
+    rule, options = make_rule(config.voting.rule)
+    return bool(rule.needs_scores(options))
 
 
 def make_dispenser(config: RunConfig, prompts: Sequence[Prompt]) -> Dispenser | None:
@@ -96,12 +107,23 @@ class TallyDesk:
     _groups: dict[GroupKey, Any] = field(default_factory=dict)
     _extractors: dict[GroupKey, str | None] = field(default_factory=dict)
     _tallied: set[GroupKey] = field(default_factory=set)
+    _scores: dict[GroupKey, GroupScores] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._source, _ = make_source(self.config.voting.labels)
 
-    def add(self, key: GroupKey, prompt: Prompt, group_ref: Any, *, is_tallied: bool = False) -> None:
+    def add(
+        self,
+        key: GroupKey,
+        prompt: Prompt,
+        group_ref: Any,
+        *,
+        is_tallied: bool = False,
+        scores: GroupScores | None = None,
+    ) -> None:
         """A group is finished: start its tally unless it was tallied before, and those that waited for it."""
+        if scores is not None:
+            self._scores[key] = scores
         self._groups[key], self._extractors[key] = group_ref, prompt.extractor
         if is_tallied:
             self._tallied.add(key)
@@ -119,13 +141,14 @@ class TallyDesk:
                 prompt.extractor,
                 provenance=label.provenance if label else "",
                 revealed=(label,) if label else (),
+                scores=self._scores.get(key),
             )
 
     def close(self) -> None:
         """Nothing more comes: groups whose jurors could not be asked are tallied without."""
         for key, group_ref in self._groups.items():
             if key.role is not Role.TEACHER and key not in self.tickets and key not in self._tallied:
-                self.tickets[key] = self.voting.tally(group_ref, self._extractors[key])
+                self.tickets[key] = self.voting.tally(group_ref, self._extractors[key], scores=self._scores.get(key))
 
     def _start_judged(self, key: GroupKey, jury: GroupKey) -> None:
         is_due = key not in self.tickets and key not in self._tallied
@@ -135,4 +158,5 @@ class TallyDesk:
                 self._extractors[key],
                 provenance=self.config.voting.labels.name,
                 jury_refs=(self._groups[jury],),
+                scores=self._scores.get(key),
             )

@@ -7,15 +7,16 @@ group, one Parquet file and one metrics row per step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from configs.schema import RunConfig
 from data.prompts import PromptOrder
-from learner.orders import needs_base_model
+from learner.orders import needs_reference
 from orchestration.buffer import Buffer, Slot
-from orchestration.checkpoint import LoopState, save_checkpoint
+from orchestration.checkpoint import Checkpoints, LoopState
+from orchestration.end_states import kept_states, why_empty
 from orchestration.evaluation import Evaluator
 from orchestration.group_log import StepRecord
 from orchestration.labels import Teacher
@@ -25,7 +26,7 @@ from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch, tra
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
-from orchestration.step_metrics import PhaseClock, alarm_limits, eval_line, learn_metrics, rollout_metrics
+from orchestration.step_metrics import PhaseClock, alarm_limits, eval_line, learn_metrics, no_update, rollout_metrics
 from orchestration.vote_phase import StepVote, VotePhase
 from orchestration.watch.alarms import Alarms
 from orchestration.watch.audit import AuditProcess
@@ -33,7 +34,7 @@ from orchestration.watch.display import Display
 from orchestration.watch.label_history import LabelHistory
 from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.vote_metrics import vote_metrics
-from orchestration.weight_sync import SyncStats, WeightSync
+from orchestration.weight_sync import NoTransfer, SyncStats, WeightSync
 from quorum.errors import StageError, StorageError
 from quorum.types import EndState, GroupKey, GroupRequest, Role, ScoreReceipt, TrainingBatch, UpdateStats
 
@@ -45,7 +46,7 @@ class TrainingLoop:
     config: RunConfig
     run_dir: RunDir
     stack: Stack
-    sync: WeightSync
+    sync: WeightSync | NoTransfer
     rollout: RolloutPhase
     evaluator: Evaluator
     order: PromptOrder
@@ -59,8 +60,10 @@ class TrainingLoop:
     history: LabelHistory = field(default_factory=LabelHistory)
     """Last label of every prompt; part of the checkpoint."""
     teacher: Teacher | None = None
-    recovered: dict[GroupKey, RecoveredGroup] = field(default_factory=dict)
-    """Groups an earlier incarnation finished."""
+    teacher_sync: WeightSync | None = None
+    """Brings the policy's average to a teacher that follows it; None for other teachers."""
+    recovered: MutableMapping[GroupKey, RecoveredGroup] = field(default_factory=dict)
+    """Groups an earlier incarnation finished; all of them, in a run without samplers."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.run_dir.path, self.run_dir.info.incarnation)
@@ -68,7 +71,10 @@ class TrainingLoop:
         self.is_whole = True
         """Whether weights and `state` are of the same step: False from the update until the step is in the ledger."""
         self.voting = VotePhase(self.config, self.stack, self.rollout)
-        self.alarms = Alarms(alarm_limits(self.config.voting.alarms))
+        self.alarms = Alarms(alarm_limits(self.config.voting.alarms), self.state.alarms)
+        self.checkpoints = Checkpoints(self.run_dir.path, self.config.checkpoint, self.stack.learner)
+        self._evaluated: dict[str, float] = {}
+        """Metrics of the evaluation after the steps done so far; empty without one."""
         self._closing: list[Any] = []
         self._teacher_groups: dict[GroupKey, Any] = {}
         """Of the running step, by key: references."""
@@ -81,28 +87,36 @@ class TrainingLoop:
             self.signals.check()
             self.publish_start()
             self._evaluate(self.state.step)
+            if self.state.step and self._evaluated:  # one that was saved on a signal, before its evaluation
+                self._begin_save()
             while self.state.step < self.config.run.num_steps:
                 self.step()
+                self.checkpoints.poll()
                 self.signals.check()
                 self._evaluate(self.state.step)
-                if self._checkpoint_is_due(self.state.step):
-                    self.save()
+                is_last = self.state.step == self.config.run.num_steps
+                if is_last or self.checkpoints.is_due(self.state.step, self._evaluated):
+                    self._begin_save()
             self._settle_log()
+            self.checkpoints.settle()
 
     def save(self) -> None:
-        """Checkpoint the steps done so far. The groups of an unfinished step are in the durable log."""
-        assert self.stack.learner is not None
+        """Checkpoint the steps done so far, whole on return. An unfinished step's groups are in the durable log."""
+        self._begin_save()
+        self.checkpoints.settle()
+
+    def _begin_save(self) -> None:
+        """Have the ranks write a checkpoint; it is completed while the next steps go on."""
         self._settle_log()
         self.display.phase("checkpoint", f"after {self.state.step} steps")
-        save_checkpoint(
-            self.run_dir.path, self.stack.learner, self.state, self.history.state(), self.config.checkpoint.keep
-        )
+        self.checkpoints.save(self.state, self.history.state(), self._evaluated)
 
     def publish_start(self) -> None:
         """Connect samplers and learner and give every sampler the weights to start from."""
         self.display.phase("sync", "first weights to all samplers")
-        self.sync.connect()
-        self.sync.publish(self.state.version)
+        for sync in self.syncs:
+            sync.connect()
+            sync.publish(self.state.version)
 
     def step(self) -> dict[str, float]:
         """One step: generate, vote, learn, broadcast. Returns its metrics."""
@@ -113,10 +127,20 @@ class TrainingLoop:
         with clock.phase("learn"):
             stats = self._learn(step, vote)
         with clock.phase("sync"):
-            synced = self.sync.publish(self.sync.version + 1) if stats.num_updates else None
+            synced = self._sync_all() if stats.num_updates else None
         self._end_step(step, vote, stats)
         self.is_whole = True
         return self._log_metrics(step, vote, stats, synced, clock)
+
+    @property
+    def syncs(self) -> list[WeightSync | NoTransfer]:
+        """To the policy's samplers, then to the teacher's."""
+        return [self.sync] if self.teacher_sync is None else [self.sync, self.teacher_sync]
+
+    def _sync_all(self) -> SyncStats | None:
+        """Publish the next version; returns what it took to reach the policy's samplers, None where there are none."""
+        version = self.sync.version + 1
+        return [sync.publish(version) for sync in self.syncs][0]
 
     def _draw(self, step: int, clock: PhaseClock) -> StepVote:
         """Groups of one step with their votes: further prompts are drawn for those dropped, round after round."""
@@ -143,7 +167,8 @@ class TrainingLoop:
             requests.append(self.rollout.request(key, prompt, sampling, version))
             if self.teacher is not None and (asked := self.teacher.prompt_for(prompt)) is not None:
                 judge = key._replace(role=Role.TEACHER)
-                requests.append(self.rollout.request(judge, asked, self.teacher.sampling, version=0))
+                held = self.teacher_sync.version if self.teacher_sync is not None else 0
+                requests.append(self.rollout.request(judge, asked, self.teacher.sampling, held))
         keys = [request.key for request in requests if request.key.role is Role.TRAIN]
         total = len(keys)
         self.display.phase("rollout", f"step {step}: 0/{total} groups")
@@ -162,29 +187,27 @@ class TrainingLoop:
         return self.buffer.take(keys)
 
     def _learn(self, step: int, vote: StepVote) -> UpdateStats:
-        assert self.stack.learner is not None
         self.display.phase("learn", f"step {step}: {len(vote.receipts)} groups")
         batch = TrainingBatch(
             step=step, branch=self.state.branch, groups=tuple(vote.scored), receipts=tuple(vote.receipts)
         )
-        stats = self.stack.learner.update(batch)
-        empty = self._num_empty_steps(stats)
+        learner = self.stack.learner
+        stats = no_update(step, self.sync.version) if learner is None else learner.update(batch)
+        empty = self._num_empty_steps(stats, vote)
         if empty >= self.config.run.max_empty_steps:
-            ends = ", ".join(sorted({str(r.end_state) for r in vote.resolutions if r.end_state}))
-            raise StageError(
-                f"{empty} steps in a row had no trainable group (last: {ends}); the voting rule drops everything: "
-                "look at voting.extractor and the completions in groups/, or raise run.max_empty_steps"
-            )
+            raise StageError(f"{empty} steps in a row {why_empty(vote, stats)}, or raise run.max_empty_steps")
         return stats
 
-    def _num_empty_steps(self, stats: UpdateStats) -> int:
-        return 0 if stats.num_updates else self.state.num_empty_steps + 1
+    def _num_empty_steps(self, stats: UpdateStats, vote: StepVote) -> int:
+        is_full = vote.num_kept if self.stack.learner is None else stats.num_updates
+        return 0 if is_full else self.state.num_empty_steps + 1
 
     def _end_step(self, step: int, vote: StepVote, stats: UpdateStats) -> None:
         self._settle_log()
         rows, records, objects = [], [], []
+        kept = iter(kept_states(self.config, vote.receipts, has_learner=self.stack.learner is not None))
         for slot, tally, resolution, receipt, scored in vote.groups():
-            end_state = resolution.end_state or EndState.TRAINED
+            end_state = resolution.end_state or next(kept)
             records.append(StepRecord(key=slot.key, tally=tally, resolution=resolution, end_state=end_state))
             objects.append(slot.group if scored is None else scored)
             rows.append(_ledger_row(step, slot, end_state, receipt, self.order))
@@ -195,14 +218,16 @@ class TrainingLoop:
             self._close(step, Role.TEACHER, [StepRecord(key) for key in groups], list(groups.values()))
         self.buffer.release([slot.key for slot in vote.kept_slots()])
         self._flips = self.history.visit_groups(self._prompt_ids(vote), vote.tallies, vote.resolutions)
+        self._evaluated = {}
         self.state = LoopState(
             step=step + 1,
             next_group_id=self.buffer.next_group_id,
             version=self.sync.version,
             branch=self.state.branch,
-            num_empty_steps=self._num_empty_steps(stats),
+            num_empty_steps=self._num_empty_steps(stats, vote),
             num_updates=self.state.num_updates + stats.num_updates,
             identity_hash=self.state.identity_hash,
+            alarms=self.state.alarms,
         )
 
     def _prompt_ids(self, vote: StepVote) -> list[str]:
@@ -225,11 +250,12 @@ class TrainingLoop:
             vote.tallies, vote.resolutions, vote.receipts, prompt_ids=prompt_ids, label_flips=self._flips
         )
         values |= rollout_metrics(vote.slots, times["time/rollout_seconds"])
-        values |= learn_metrics(stats, needs_base_model(self.config.learner.kl)) | times
+        values |= learn_metrics(stats, needs_reference(self.config.learner.kl)) | times
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
             values["sync/num_checked_tensors"] = float(synced.num_checked_tensors)
         sentences = self.alarms.check(values)
+        self.state = replace(self.state, alarms=self.alarms.raised)
         values["vote/num_alarms"] = float(len(sentences))
         values["vote/num_rounds"] = float(vote.num_rounds)
         values["vote/num_replicas"] = float(self.stack.voting.num_replicas)
@@ -253,20 +279,23 @@ class TrainingLoop:
 
     def _evaluate(self, step: int) -> None:
         """Evaluate when due; one that an earlier incarnation finished is read from its log."""
-        if not self.evaluator.is_due(step):
+        is_same_again = self.stack.learner is None and step > 0
+        if is_same_again or not self.evaluator.is_due(step):
             return
         self.display.phase("evaluate", f"after {step} steps")
         self._settle_log()
-        self.evaluator.run(
+        self._evaluated = self.evaluator.run(
             step,
             self.sync.version,
             self._recovered_evaluation(step),
             lambda done: self.display.phase("evaluate", f"after {step} steps: {done} groups"),
         )
         if self.audit is None:
+            self._write(step, self._evaluated)
             return
         values = self.audit.wait_for(step, Role.EVAL, self.config.deadlines.vote_seconds)
-        self._write(step, values or {})
+        self._evaluated |= values or {}
+        self._write(step, self._evaluated)
         if self.audit.failure:
             self.display.event(self.audit.failure)
         self.display.event(eval_line(step, values))
@@ -279,10 +308,6 @@ class TrainingLoop:
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         info = self.run_dir.info
         self.metrics.log(step, self.state.branch, info.incarnation, dict(values))
-
-    def _checkpoint_is_due(self, step: int) -> bool:
-        every = self.config.checkpoint.every_steps
-        return step == self.config.run.num_steps or bool(every and step % every == 0)
 
 
 def _ledger_row(

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
+from orchestration.attempts import start_log
 from orchestration.preflight import preflight
 from orchestration.rollout_phase import RolloutPhase
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
-from orchestration.training import dropped_notes, start_log, stopping
+from orchestration.training import dropped_notes, stopping
 from orchestration.watch.display import Display
 from quorum.types import Prompt
 

@@ -113,6 +113,8 @@ def make_plan(
     config: RunConfig,
     *,
     with_learner: bool = True,
+    with_samplers: bool = True,
+    with_voters: bool = True,
     cluster: Mapping[str, float] | None = None,
     num_teachers: int = 0,
 ) -> ResourcePlan:
@@ -120,7 +122,9 @@ def make_plan(
 
     Args:
         config: the run's configuration.
-        with_learner: False for an evaluation.
+        with_learner: False where nothing is learned, as in an evaluation.
+        with_samplers: False where nothing is generated.
+        with_voters: False where nothing is voted on.
         cluster: resources of the existing cluster that is to be used ("CPU", "GPU" in all); None for this machine.
         num_teachers: samplers of a teacher.
 
@@ -129,13 +133,14 @@ def make_plan(
     """
     device, local_gpus = resolve_device(config, cluster)
     is_cuda = device == "cuda"
-    colocate = config.cluster.colocate and is_cuda
+    colocate = config.cluster.colocate and is_cuda and with_samplers
+    service = config.voting.service
     workers = config.rollout.tensor_parallel_size
     plan = ResourcePlan(
         device=device,
-        num_samplers=config.rollout.num_samplers,
+        num_samplers=config.rollout.num_samplers if with_samplers else 0,
         num_ranks=config.learner.num_ranks if with_learner else 0,
-        num_replicas=max(config.voting.service.num_replicas, config.voting.service.max_replicas or 0),
+        num_replicas=max(service.num_replicas, service.max_replicas or 0) if with_voters else 0,
         cpus_per_sampler=config.cluster.cpus_per_sampler * workers,
         cpus_per_rank=config.cluster.cpus_per_rank,
         gpus_per_sampler=(0.5 if colocate else workers) if is_cuda else 0,

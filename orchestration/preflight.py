@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from configs.schema import ModelSection, RunConfig
+from configs.schema import DataSource, ModelSection, RunConfig
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
 from data.prompts import PromptSet, load_prompts
 from data.references import Dispenser
-from orchestration.labels import Teacher, make_dispenser, needs_pairs, teacher_of
+from orchestration.labels import Teacher, make_dispenser, needs_pairs, needs_scores, teacher_of
 from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
+from orchestration.stored_groups import GroupSource, find_groups
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
 from voting.resolve import check as check_voting
 
@@ -31,15 +32,28 @@ class Preflight:
     dispenser: Dispenser | None = None
     """Of labels that the configuration reveals."""
     teacher: Teacher | None = None
+    source: GroupSource | None = None
+    """Of the groups of a run without samplers."""
+
+    @property
+    def prompts_hash(self) -> str:
+        """What a resumed run must find again."""
+        return self.train.content_hash() if self.source is None else self.source.content_hash
 
 
 def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) -> Preflight:
     """Check configuration, model, data and resources together.
 
+    Args:
+        config: of the run.
+        new_run: whether its directory must not exist yet.
+        with_learner: False for an evaluation, which has samplers and no learner whatever `run.mode` says.
+
     Raises:
         ConfigError, DataError, ResourceError: the first kind that was found, in this order, naming all problems.
     """
     problems: list[QuorumError] = []
+    mode = config.run.mode if with_learner else "rollout_only"
 
     def attempt(check: Callable[[], T]) -> T | None:
         try:
@@ -52,30 +66,26 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
         attempt(lambda: _check_run_dir(config))
     attempt(lambda: _check_port(config))
     attempt(lambda: _check_voting(config))
-    teacher = attempt(lambda: teacher_of(config)) if with_learner else None
-    plan = attempt(lambda: _plan(config, with_learner, teacher.num_samplers if teacher else 0))
+    teacher = attempt(lambda: _teacher(config)) if with_learner else None
+    plan = attempt(lambda: _plan(config, mode, teacher.num_samplers if teacher else 0))
     attempt(lambda: _check_engine(config, plan.device if plan is not None else None))
     model = attempt(lambda: check_model_dir(config.model))
     if model is not None:
         attempt(lambda: _check_model(config, model))
     tokenizer = attempt(lambda: load_tokenizer(config.model)) if model is not None else None
-    train = evaluation = dispenser = None
+    train, evaluation, dispenser, source = PromptSet((), 0), None, None, None
     if tokenizer is not None:
-        limit = config.data.max_prompt_tokens
         if with_learner:
-            train = attempt(lambda: load_prompts(config.data.train, config.data, tokenizer, max_prompt_tokens=limit))
-            if train is not None:
-                attempt(lambda: _check_views(config, train))
-                dispenser = attempt(lambda: make_dispenser(config, train.prompts))
-                teacher = attempt(lambda: _with_prompts(config, teacher)) if teacher else None
-        if config.evaluation.data:
-            evaluation = attempt(
-                lambda: load_prompts(config.evaluation.data, config.data, tokenizer, max_prompt_tokens=limit)
-            )
+            train, source = attempt(lambda: _training_prompts(config, tokenizer)) or (train, None)
+            teacher = attempt(lambda: _with_prompts(config, teacher))
+        if train.prompts:
+            dispenser = attempt(lambda: make_dispenser(config, train.prompts))
+        if config.evaluation.data and mode != "train_only":
+            evaluation = attempt(lambda: _load(config, config.evaluation.data, tokenizer))
     if problems:
         raise _combined(problems)
     assert plan is not None and model is not None
-    return Preflight(plan, model, train or PromptSet((), 0), evaluation, dispenser, teacher)
+    return Preflight(plan, model, train, evaluation, dispenser, teacher, source)
 
 
 def _combined(problems: list[QuorumError]) -> QuorumError:
@@ -102,26 +112,61 @@ def _check_run_dir(config: RunConfig) -> None:
         )
 
 
-def _plan(config: RunConfig, with_learner: bool, num_teachers: int) -> ResourcePlan:
+def _plan(config: RunConfig, mode: str, num_teachers: int) -> ResourcePlan:
     address = config.cluster.address
     cluster = None if address == "local" else ask_cluster(address)[0]
-    return make_plan(config, with_learner=with_learner, cluster=cluster, num_teachers=num_teachers)
+    return make_plan(
+        config,
+        with_learner=mode != "rollout_only",
+        with_samplers=mode != "train_only",
+        cluster=cluster,
+        num_teachers=num_teachers,
+    )
 
 
-def _check_views(config: RunConfig, train: PromptSet) -> None:
+def _teacher(config: RunConfig) -> Teacher | None:
+    """The teacher, if any; refuses who votes, or by what, where the mode has no such stage."""
+    teacher, mode, labels = teacher_of(config), config.run.mode, config.voting.labels.name
+    if mode == "train_only" and (teacher is not None or needs_pairs(config)):
+        raise ConfigError(
+            f"voting.labels={labels} asks others that answer too, and run.mode=train_only has no samplers to ask; use "
+            "voting.labels=vote, table or ground_truth"
+        )
+    if mode == "rollout_only" and teacher is not None and teacher.is_average:
+        raise ConfigError(
+            f"voting.labels={labels} asks the policy's moving average, which run.mode=rollout_only has no learner to "
+            "keep; use voting.labels=teacher or vote"
+        )
+    if mode == "rollout_only" and needs_scores(config):
+        raise ConfigError(
+            f"voting.rule={config.voting.rule.name} weighs votes by scores that the learner makes, and "
+            "run.mode=rollout_only has none; use another weight, and vote by scores when the groups are trained on"
+        )
+    return teacher
+
+
+def _training_prompts(config: RunConfig, tokenizer: Any) -> tuple[PromptSet, GroupSource | None]:
+    """Prompts of the data, or those of the stored groups that a run without samplers trains on."""
+    if config.run.mode == "train_only":
+        source = find_groups(config, tokenizer)
+        return source.prompts, source
+    train = _load(config, config.data.train, tokenizer)
     if needs_pairs(config):
         train.order(config.run.seed, config.data.shuffle, in_pairs=True)
+    return train, None
 
 
-def _with_prompts(config: RunConfig, teacher: Teacher) -> Teacher:
+def _load(config: RunConfig, sources: Sequence[DataSource], tokenizer: Any) -> PromptSet:
+    return load_prompts(sources, config.data, tokenizer, max_prompt_tokens=config.data.max_prompt_tokens)
+
+
+def _with_prompts(config: RunConfig, teacher: Teacher | None) -> Teacher | None:
     """A teacher of another model reads the prompts with its own tokenizer."""
-    if teacher.model == config.model.path:
+    if teacher is None or teacher.model == config.model.path:
         return teacher
     section = ModelSection(path=teacher.model, trust_remote_code=config.model.trust_remote_code)
     _check_model(config.model_copy(update={"model": section}), check_model_dir(section))
-    prompts = load_prompts(
-        config.data.train, config.data, load_tokenizer(section), max_prompt_tokens=config.data.max_prompt_tokens
-    )
+    prompts = _load(config, config.data.train, load_tokenizer(section))
     return replace(teacher, prompts={prompt.prompt_id: prompt for prompt in prompts.prompts})
 
 
@@ -166,12 +211,16 @@ def _check_port(config: RunConfig) -> None:
 
 
 def _check_model(config: RunConfig, model: ModelFacts) -> None:
-    workers = config.rollout.tensor_parallel_size
-    if model.num_attention_heads is not None and model.num_attention_heads % workers:
-        raise ConfigError(
-            f"rollout.tensor_parallel_size {workers} does not divide the model's {model.num_attention_heads} attention "
-            f"heads ({config.model.path})"
-        )
+    sizes = {
+        "rollout.tensor_parallel_size": config.rollout.tensor_parallel_size,
+        "learner.sequence_parallel_size": config.learner.sequence_parallel_size,
+    }
+    for name, size in sizes.items():
+        if model.num_attention_heads is not None and model.num_attention_heads % size:
+            raise ConfigError(
+                f"{name} {size} does not divide the model's {model.num_attention_heads} attention heads "
+                f"({config.model.path})"
+            )
     if model.max_positions is None or config.max_model_len <= model.max_positions:
         return
     prompt, completion = config.data.max_prompt_tokens, config.rollout.max_completion_tokens

@@ -12,7 +12,7 @@ from quorum.registry import Registry
 
 def registries() -> Mapping[str, Registry]:
     """Registry by the dotted name of the configuration field that names its entries."""
-    from learner.registry import ALGORITHMS
+    from learner.registry import ALGORITHMS, LOSSES
     from rollout.engines.registry import ENGINES
     from voting.equivalence import EQUIVALENCES
     from voting.extract import EXTRACTORS
@@ -26,6 +26,7 @@ def registries() -> Mapping[str, Registry]:
         "voting.labels": LABEL_SOURCES,
         "voting.rule": VOTE_RULES,
         "learner.algorithm": ALGORITHMS,
+        "learner.loss": LOSSES,
     }
 
 

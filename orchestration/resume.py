@@ -47,32 +47,49 @@ def resume_notes(path: Path, new: RunConfig, checked: Preflight) -> list[str]:
 
     Raises:
         DataError: the training prompts are no longer those the run began with.
-        ConfigError: the checkpoint is of other ranks or another ZeRO stage.
+        ConfigError: the run is finished.
     """
     held = read_info(path).prompts_hash
     if not held:
         raise DataError(f"{path} holds an evaluation, not a training run: there is nothing to resume")
-    if held != checked.train.content_hash():
+    if held != checked.prompts_hash:
+        where = "data.train" if checked.source is None else "data.groups"
         raise DataError(
-            f"the training prompts are not those that run {path} began with (data.train): its groups would be taken "
+            f"the training prompts are not those that run {path} began with ({where}): its groups would be taken "
             "for other prompts; bring the old data back, or start a new run from its model/"
         )
     found = latest_checkpoint(path)
-    if found is not None and read_info(path).state == "done" and found[1].step >= new.run.num_steps:
-        raise ConfigError(
-            f"run {path} is finished after {found[1].step} steps: set run.num_steps to more of them to go on, "
-            f"or write its report again with `quorum report {path}`"
-        )
-    if found is not None:
+    notes = _refuse_to_train_nothing(path, found[1].step, new.run.num_steps) if found is not None else []
+    if changed := bit_differences(read_config(path), new):
+        notes.append(f"bit equality with the run so far ends here: {', '.join(changed)} changed")
+    if found is not None and new.run.mode != "rollout_only":
         manifest = read_manifest(found[0])
         layout = (manifest["num_ranks"], manifest["zero_stage"])
         if layout != (new.learner.num_ranks, new.learner.zero_stage):
-            raise ConfigError(
-                f"checkpoint {found[0]} was saved by {layout[0]} ranks at ZeRO stage {layout[1]}, and can only be "
-                f"loaded by as many: set learner.num_ranks={layout[0]} learner.zero_stage={layout[1]}"
+            notes.append(
+                f"checkpoint {found[0].name} was saved by {layout[0]} ranks at ZeRO stage {layout[1]} and is converted "
+                f"to {new.learner.num_ranks} ranks at stage {new.learner.zero_stage}: later updates round differently"
             )
-    changed = bit_differences(read_config(path), new)
-    return [f"bit equality with the run so far ends here: {', '.join(changed)} changed"] if changed else []
+    return notes
+
+
+def _refuse_to_train_nothing(path: Path, step: int, num_steps: int) -> list[str]:
+    """A note where only the end of a run is left to do. Raises ConfigError where nothing is."""
+    if step < num_steps:
+        return []
+    if step > num_steps or read_info(path).state == "done":
+        raise ConfigError(
+            f"run {path} has done {step} steps, run.num_steps is {num_steps}: there is nothing to train; set "
+            f"run.num_steps to more than {step} to go on, write its report again with `quorum report {path}`, or a "
+            f"checkpoint as a model with `quorum export {path} OUT`"
+        )
+    return [f"all {step} steps are done: only model/ and the report are written"]
+
+
+def checkpoint_to_load(run_dir: RunDir) -> Path | None:
+    """What the ranks of this incarnation start from; None: the base model."""
+    found = latest_checkpoint(run_dir.path) if run_dir.info.incarnation else None
+    return None if found is None else found[0]
 
 
 def restore(
@@ -83,11 +100,10 @@ def restore(
     Args:
         config: of the run.
         run_dir: opened for this incarnation.
-        stack: started; its learner takes the checkpoint.
+        stack: started; its learner holds `checkpoint_to_load`.
         log: actor handle of the RecoverableLog.
         display: told what was found.
     """
-    assert stack.learner is not None
     fresh = LoopState(
         step=0,
         next_group_id=0,
@@ -103,7 +119,6 @@ def restore(
     state, history = fresh, LabelHistory()
     if found is not None:
         path, state = found
-        stack.learner.load(str(path))
         history = LabelHistory.from_state(read_labels(path))
     recovered = recover(log, state.branch, Role.TRAIN, state.step, config.deadlines.save_seconds)
     display.event(f"resumed after step {state.step}, {len(recovered)} finished groups recovered from the log")

@@ -97,7 +97,7 @@ def parse_rules(texts: Sequence[str], base: VotingSection) -> list[RuleChoice]:
 
 
 def _parse_rule(text: str, base: VotingSection) -> RuleChoice:
-    name, *parts = [part.strip() for part in _split(text)]
+    name, *parts = [part.strip() for part in split_options(text)]
     if not name or "=" in name:
         raise ConfigError("it starts with the name of a rule, as in majority,min_agreement=0.5")
     options: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def _preset(name: str, base: VotingSection) -> VotingSection:
     return voting.model_copy(update={"labels": base.labels, "service": base.service})
 
 
-def _split(text: str) -> Iterator[str]:
+def split_options(text: str) -> Iterator[str]:
     """Parts between the commas that stand outside brackets and quotes."""
     depth, quote, start = 0, "", 0
     for place, character in enumerate(text):

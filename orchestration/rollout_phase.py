@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
 from data.references import Dispenser
-from orchestration.labels import TallyDesk
+from orchestration.labels import TallyDesk, needs_scores
 from orchestration.stack import Stack
 from quorum.errors import StorageError
-from quorum.types import GroupKey, GroupRequest, Prompt, Receipt, Role, SamplingSettings, Tally, group_seed
+from quorum.types import GroupKey, GroupRequest, GroupScores, Prompt, Receipt, Role, SamplingSettings, Tally, group_seed
 from rollout.pool import FinishedGroup
 from voting.replicas import Ticket
 
@@ -56,14 +56,24 @@ class _Batch:
     prompts: Mapping[GroupKey, Prompt]
     groups: dict[GroupKey, tuple[Receipt, Any]] = field(default_factory=dict)
     tallied: dict[GroupKey, Tally] = field(default_factory=dict)
+    score: Callable[[list[Any]], list[GroupScores]] | None = None
+    """References of groups -> their scores; None where the vote rule asks for none."""
+    unscored: dict[GroupKey, Any] = field(default_factory=dict)
 
     def add(self, key: GroupKey, receipt: Receipt, group_ref: Any, tally: Tally | None = None) -> None:
         self.groups[key] = (receipt, group_ref)
         if tally is not None:
             self.tallied[key] = tally
+        elif self.score is not None and key.role is Role.TRAIN:
+            self.unscored[key] = group_ref
+            return
         self.desk.add(key, self.prompts[key], group_ref, is_tallied=tally is not None)
 
     def finished(self) -> dict[GroupKey, Finished]:
+        if self.score is not None:
+            keys = sorted(self.unscored)
+            for key, scores in zip(keys, self.score([self.unscored[key] for key in keys]), strict=True):
+                self.desk.add(key, self.prompts[key], self.unscored[key], scores=scores)
         self.desk.close()
         return {
             key: Finished(receipt, group, self.tallied.get(key) or self.desk.tickets.get(key))
@@ -125,7 +135,8 @@ class RolloutPhase:
         """
         recovered = recovered or {}
         prompts = {request.key: request.prompt for request in requests}
-        batch = _Batch(TallyDesk(self._config, self._stack.voting, self._dispenser), prompts)
+        desk = TallyDesk(self._config, self._stack.voting, self._dispenser)
+        batch = _Batch(desk, prompts, score=self._score if needs_scores(self._config) else None)
         for request in requests:
             if request.key not in recovered:
                 self._stack.pool_of(request.key.role).submit(request)
@@ -148,6 +159,10 @@ class RolloutPhase:
             self._check_signals()
         self._settle(appends, "append to the durable log")
         return batch.finished()
+
+    def _score(self, group_refs: list[Any]) -> list[GroupScores]:
+        assert self._stack.learner is not None
+        return self._stack.learner.score(group_refs) if group_refs else []
 
     def _next_finished(self) -> list[FinishedGroup]:
         """Groups that finished in any pool, after POLL_SECONDS at most."""

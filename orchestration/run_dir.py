@@ -41,7 +41,7 @@ class RunInfo:
     run_id: str
     namespace: str
     incarnation: int
-    """How often a driver (and with it the learner) was started on this run; 0 the first time."""
+    """How often the learner was started again on this run, by a new driver or after a rank failed; 0 the first time."""
     branch: int
     address: str
     driver_pid: int
@@ -53,6 +53,11 @@ class RunInfo:
     """Why it ended, unless it is done."""
     prompts_hash: str = ""
     """`PromptSet.content_hash` of the training prompts: a run is resumed with the same ones. Empty: an evaluation."""
+
+    @property
+    def rank_namespace(self) -> str:
+        """Of the learner ranks of this incarnation; `namespace` is the one of its driver's other actors."""
+        return _namespace(self.run_id, self.incarnation)
 
 
 class RunDir:
@@ -93,6 +98,11 @@ class RunDir:
         write_atomic(path / "config.yaml", dump_config(config))
         run._write_info()
         return run
+
+    def begin_incarnation(self) -> None:
+        """The learner starts again under the same driver: what is written from now on supersedes what was before."""
+        self.info = replace(self.info, incarnation=self.info.incarnation + 1)
+        self._write_info()
 
     def set_state(self, state: str, message: str = "") -> None:
         """Record how the run stands."""
@@ -156,8 +166,7 @@ def _info(run_id: str, incarnation: int, branch: int, address: str, prompts_hash
     started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return RunInfo(
         run_id=run_id,
-        # Of its own: after a kill -9 the names of the incarnation before may be taken for some seconds.
-        namespace=f"quorum-{run_id}-{incarnation}",
+        namespace=_namespace(run_id, incarnation),
         incarnation=incarnation,
         branch=branch,
         address=address,
@@ -166,6 +175,11 @@ def _info(run_id: str, incarnation: int, branch: int, address: str, prompts_hash
         quorum_version=__version__,
         prompts_hash=prompts_hash,
     )
+
+
+def _namespace(run_id: str, incarnation: int) -> str:
+    """One per incarnation: after a kill the names of the one before may be taken for some seconds."""
+    return f"quorum-{run_id}-{incarnation}"
 
 
 def _lock(path: Path) -> IO[str]:

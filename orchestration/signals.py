@@ -31,6 +31,8 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         for signum, handler in self._old.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
+        if isinstance(exc, SystemError) and isinstance(exc.__cause__, Interrupted):
+            raise exc.__cause__ from None  # raised inside Ray's compiled code, which wraps it
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         repeated = self.signum is not None

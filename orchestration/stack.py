@@ -6,13 +6,14 @@ import contextlib
 import os
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
+from orchestration.labels import Teacher
 from orchestration.plan import ResourcePlan
 from orchestration.weight_sync import resolve_backend
 from quorum.errors import ResourceError
@@ -27,17 +28,22 @@ ABANDON_SECONDS = 20.0
 
 @dataclass
 class Stack:
-    """Everything that runs beside the driver. `learner` is None for an evaluation alone."""
+    """Everything that runs beside the driver. `learner` is None where nothing is learned, `pool` where nothing is
+    generated."""
 
     config: RunConfig
     plan: ResourcePlan
     cluster: Cluster
-    pool: SamplerPool
+    pool: SamplerPool | None
     voting: VotingService
     learner: LearnerGroup | None
     teachers: SamplerPool | None
     start_seconds: dict[str, float]
     """Start-up time by part."""
+    rank_options: list[dict[str, Any]] = field(default_factory=list)
+    """Where each learner rank is placed."""
+    keeps_average: bool = False
+    """Whether the learner keeps a moving average for a teacher."""
 
     @classmethod
     def start(
@@ -48,34 +54,43 @@ class Stack:
         *,
         with_learner: bool,
         initial_version: int = NO_VERSION,
-        teacher_model: str | None = None,
+        teacher: Teacher | None = None,
+        checkpoint: Path | None = None,
     ) -> Stack:
-        """Start Ray and all actors. Raises the first part's error, with everything stopped again."""
-        config = _with_absolute_model(config)
+        """Start Ray and all actors.
+
+        Args:
+            config: of the run.
+            plan: how many of each there are.
+            namespace: in which the actors are named.
+            with_learner: False for an evaluation.
+            initial_version: that the samplers hold.
+            teacher: whose samplers the plan has.
+            checkpoint: that the ranks load while the samplers start; None for the base model.
+
+        Raises:
+            QuorumError: of the first part that failed, with everything stopped again.
+        """
+        config = with_absolute_model(config)
         seconds: dict[str, float] = {}
         began = time.monotonic()
         cluster = Cluster.start(config, plan, namespace)
         seconds["ray"] = time.monotonic() - began
+        keeps_average = teacher is not None and teacher.is_average
         parts: dict[str, Future[Any]] = {}
         executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="start")
         try:
             sampler_options, rank_options = _placements(cluster, plan)
-            parts["samplers"] = executor.submit(
-                SamplerPool.start,
-                [_sampler_settings(config, plan, i, initial_version) for i in range(plan.num_samplers)],
-                deadlines=config.deadlines,
-                actor_options=sampler_options,
-                namespace=namespace,
-            )
-            if plan.num_teachers and teacher_model:
-                options = [cluster.place(f"teacher-{i}", *_teacher_size(plan)) for i in range(plan.num_teachers)]
-                parts["teachers"] = executor.submit(
+            if plan.num_samplers:
+                parts["samplers"] = executor.submit(
                     SamplerPool.start,
-                    [_teacher_settings(config, plan, i, teacher_model) for i in range(plan.num_teachers)],
+                    [_sampler_settings(config, plan, i, initial_version) for i in range(plan.num_samplers)],
                     deadlines=config.deadlines,
-                    actor_options=options,
+                    actor_options=sampler_options,
                     namespace=namespace,
                 )
+            if plan.num_teachers and teacher is not None:
+                parts["teachers"] = executor.submit(_start_teachers, config, plan, cluster, teacher)
             parts["voting"] = executor.submit(
                 VotingService.start,
                 config.voting,
@@ -86,7 +101,7 @@ class Stack:
             )
             if with_learner:
                 parts["learner"] = executor.submit(
-                    LearnerGroup.start, config, device=plan.device, actor_options=rank_options, namespace=namespace
+                    _start_learner, config, plan.device, rank_options, namespace, keeps_average, checkpoint
                 )
             for name, future in parts.items():
                 future.add_done_callback(_stopwatch(seconds, name, began))
@@ -101,21 +116,48 @@ class Stack:
             config=config,
             plan=plan,
             cluster=cluster,
-            pool=started["samplers"],
+            pool=started.get("samplers"),
             voting=started["voting"],
             learner=started.get("learner"),
             teachers=started.get("teachers"),
             start_seconds=seconds,
+            rank_options=rank_options,
+            keeps_average=keeps_average,
+        )
+
+    def restart_learner(self, config: RunConfig, namespace: str, checkpoint: Path | None) -> None:
+        """End all ranks and start them again in their places; samplers and voters go on.
+
+        Args:
+            config: may differ from the one before in operational fields of `learner`.
+            namespace: in which no rank was named before.
+            checkpoint: to load; None for the base model.
+
+        Raises:
+            ResourceError, DataError, LearnerError: they did not come up; see `LearnerGroup.start` and `load`.
+        """
+        assert self.learner is not None
+        self.learner.kill()
+        self.learner.stop()  # kills nobody any more: waits until the processes are gone and their memory is free
+        self.learner = _start_learner(
+            with_absolute_model(config),
+            self.plan.device,
+            self.rank_options,
+            namespace,
+            self.keeps_average,
+            checkpoint,
         )
 
     @property
     def pools(self) -> list[SamplerPool]:
         """Policy's samplers, then the teacher's."""
-        return [self.pool] if self.teachers is None else [self.pool, self.teachers]
+        return [pool for pool in (self.pool, self.teachers) if pool is not None]
 
     def pool_of(self, role: Role) -> SamplerPool:
         """Who draws groups of a role."""
-        return self.teachers if role is Role.TEACHER and self.teachers is not None else self.pool
+        pool = self.teachers if role is Role.TEACHER and self.teachers is not None else self.pool
+        assert pool is not None, f"a {role.value} group was asked for, and nothing generates"
+        return pool
 
     def pids(self) -> list[int]:
         """Process ids of all actors and their engines on this machine's cluster."""
@@ -140,8 +182,33 @@ class Stack:
             future.result(timeout=0)
 
 
-def _with_absolute_model(config: RunConfig) -> RunConfig:
-    """Actors of an existing cluster do not start in the driver's directory."""
+def _start_teachers(config: RunConfig, plan: ResourcePlan, cluster: Cluster, teacher: Teacher) -> SamplerPool:
+    return SamplerPool.start(
+        [_teacher_settings(config, plan, i, teacher) for i in range(plan.num_teachers)],
+        deadlines=config.deadlines,
+        actor_options=[cluster.place(f"teacher-{i}", *_teacher_size(plan)) for i in range(plan.num_teachers)],
+        namespace=cluster.namespace,
+    )
+
+
+def _start_learner(
+    config: RunConfig,
+    device: str,
+    options: list[dict[str, Any]],
+    namespace: str,
+    keeps_average: bool,
+    checkpoint: Path | None,
+) -> LearnerGroup:
+    learner = LearnerGroup.start(
+        config, device=device, actor_options=options, namespace=namespace, keeps_average=keeps_average
+    )
+    if checkpoint is not None:
+        learner.load(str(checkpoint))
+    return learner
+
+
+def with_absolute_model(config: RunConfig) -> RunConfig:
+    """The model as an absolute path: actors of an existing cluster do not start in the driver's directory."""
     if not Path(config.model.path).is_dir():
         return config
     path = str(Path(config.model.path).absolute())
@@ -223,14 +290,16 @@ def _teacher_size(plan: ResourcePlan) -> tuple[int, float]:
     return plan.cpus_per_sampler, plan.gpus_per_teacher
 
 
-def _teacher_settings(config: RunConfig, plan: ResourcePlan, index: int, model: str) -> SamplerSettings:
-    """A teacher is a sampler whose weights stay those of `model`."""
-    is_own = model == config.model.path
+def _teacher_settings(config: RunConfig, plan: ResourcePlan, index: int, teacher: Teacher) -> SamplerSettings:
+    """A teacher is a sampler whose weights stay those of its model, or follow the policy's average."""
+    model, is_own = teacher.model, teacher.model == config.model.path
+    version = NO_VERSION if teacher.is_average else 0
     return replace(
-        _sampler_settings(config, plan, plan.num_samplers + index, initial_version=0),
+        _sampler_settings(config, plan, plan.num_samplers + index, version),
         sampler_id=f"teacher-{index}",
         model=str(Path(model).absolute()) if Path(model).is_dir() else model,
         revision=config.model.revision if is_own else None,
+        weight_backend=resolve_backend(config, plan.device, "average"),
     )
 
 

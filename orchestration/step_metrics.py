@@ -65,14 +65,22 @@ def rollout_metrics(slots: Sequence[Slot], seconds: float) -> dict[str, float]:
     }
 
 
+def no_update(step: int, version: int) -> UpdateStats:
+    """What a step did to the policy where there is no learner: nothing."""
+    nothing = dict.fromkeys(("loss", "grad_norm", "kl", "entropy", "logprob_gap", "clip_share", "seconds"), 0.0)
+    return UpdateStats(step=step, version=version, num_updates=0, num_tokens=0, **nothing)
+
+
 def learn_metrics(stats: UpdateStats, has_kl: bool) -> dict[str, float]:
     """learn/* metrics of a step."""
     if not stats.num_updates:
-        return {"learn/num_updates": 0.0, "learn/num_tokens": 0.0}
+        skipped = stats.extra.get("learn/num_skipped_updates", 0.0)
+        return {"learn/num_updates": 0.0, "learn/num_tokens": 0.0, "learn/num_skipped_updates": skipped}
     return {
         "learn/loss": stats.loss,
         "learn/grad_norm": stats.grad_norm,
         **({"learn/kl_mean": stats.kl} if has_kl else {}),
+        "learn/clip_share": stats.clip_share,
         "learn/entropy_mean": stats.entropy,
         "learn/num_updates": float(stats.num_updates),
         "learn/num_tokens": float(stats.num_tokens),

@@ -82,7 +82,7 @@ class Stored:
             for step, group in _file_groups(path, with_tokens):
                 found.groups.append(group)
                 found.steps.append(step)
-        own = _extractors_by_prompt(self.config)
+        own = extractors_by_prompt(self.config)
         found.extractors = [own.get(group.prompt_id) for group in found.groups]
         return found
 
@@ -228,7 +228,7 @@ def _arrays(lists: pa.ListArray, dtype: type[np.generic]) -> list[np.ndarray]:
     return [values[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
-def _extractors_by_prompt(config: RunConfig | None) -> dict[str, str]:
+def extractors_by_prompt(config: RunConfig | None) -> dict[str, str]:
     """Extractor of every prompt whose data source names one; reads ids alone."""
     found: dict[str, str] = {}
     for sources in (config.data.train, config.evaluation.data) if config else ():

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.schema import RunConfig
-from orchestration.evaluation import Evaluator
-from orchestration.labels import needs_pairs
+from orchestration.attempts import RESTARTABLE, Attempts
+from orchestration.budgets import budget_note, with_learned_budgets
+from orchestration.export_model import write_model
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
-from orchestration.recovery import RecoverableLog
-from orchestration.resume import config_of_run, restore, resume_notes
-from orchestration.rollout_phase import RolloutPhase
+from orchestration.resume import checkpoint_to_load, config_of_run, resume_notes
 from orchestration.run_dir import RunDir
+from orchestration.run_mode import mode_notes, start_stack
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
-from orchestration.storage import fsync_dir, storage_errors
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.jsonl import current_rows, read_rows
-from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.report import write_report
-from orchestration.weight_sync import WeightSync
-from quorum.errors import Interrupted, QuorumError
+from quorum.errors import Interrupted, LearnerError, QuorumError
 from quorum.types import Role
 
 
@@ -42,7 +36,7 @@ class RunResult:
     """Run directory."""
     num_steps: int
     model: Path
-    """Hugging Face directory of the trained model."""
+    """Hugging Face directory of the trained model; not there after run.mode=rollout_only."""
     report: Path
     seconds: float
     """Wall time of this call."""
@@ -89,10 +83,10 @@ def train(
         resolved, path = config_of_run(config, overrides, resume)
         checked = preflight(resolved, new_run=path is None)
         notes = resume_notes(path, resolved, checked) if path is not None else []
-        prompts_hash = checked.train.content_hash()
+        prompts_hash = checked.prompts_hash
         run_dir = RunDir.create(resolved, prompts_hash) if path is None else RunDir.resume(path, resolved)
         with run_dir.recording_end(), Display(resolved, run_dir.path, live=live) as display:
-            for note in notes + dropped_notes(checked):
+            for note in notes + dropped_notes(checked) + mode_notes(resolved, checked):
                 display.event(note)
             num_steps = _drive(resolved, run_dir, checked, display, signals)
         report = write_report(run_dir.path)
@@ -111,103 +105,81 @@ def dropped_notes(checked: Preflight) -> list[str]:
 
 
 def _drive(config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals) -> int:
-    """Start everything, run the loop, save and stop. Returns the number of steps done."""
-    with open_loop(config, run_dir, checked, display, signals) as loop:
-        try:
-            loop.run()
-        except Interrupted:
-            with signals.ignored():
-                if loop.is_whole:
-                    loop.save()
-                else:  # a second signal, in the middle of a step
-                    display.event("stopped inside an update: the last checkpoint and the group log stay as they are")
-            raise
+    """Start everything, make attempts until one gets to the end, and stop. Returns the number of steps done."""
+    with open_attempts(config, run_dir, checked, display, signals) as attempts:
+        while True:
+            try:
+                return _attempt(attempts)
+            except RESTARTABLE as exc:
+                failure: LearnerError = exc
+            attempts.restart(failure)
+            del failure  # its frames hold the groups of the attempt that it ended
+
+
+def _attempt(attempts: Attempts) -> int:
+    with attempts.open() as loop:
+        return _to_the_end(loop)
+
+
+def _to_the_end(loop: TrainingLoop) -> int:
+    """Train what is left, save, write model/. Returns the number of steps done."""
+    signals, display = loop.signals, loop.display
+    try:
+        loop.run()
+    except Interrupted:
         with signals.ignored():
+            if loop.is_whole:
+                loop.save()
+            else:  # a second signal, in the middle of a step
+                display.event("stopped inside an update: the last checkpoint and the group log stay as they are")
+        raise
+    with signals.ignored():
+        if loop.stack.learner is not None:
             display.phase("export", "model/")
-            _export(loop.stack, run_dir.path)
-            if loop.audit is not None:
-                loop.audit.wait_for(loop.state.step - 1, Role.TRAIN, config.deadlines.vote_seconds)
-        return loop.state.step
+            write_model(loop.stack.learner, loop.run_dir.path / "model")
+        if loop.audit is not None:
+            loop.audit.wait_for(loop.state.step - 1, Role.TRAIN, loop.config.deadlines.vote_seconds)
+    return loop.state.step
 
 
 @contextmanager
-def open_loop(
+def open_attempts(
     config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals
-) -> Iterator[TrainingLoop]:
-    """Start all actors and give the loop, ready to run; stop everything on leaving."""
+) -> Iterator[Attempts]:
+    """Start all actors; stop everything on leaving."""
     plan = checked.plan
     display.phase(
         "start",
         f"Ray, {plan.num_samplers} samplers, {plan.num_ranks} learner ranks, {plan.num_replicas} voting replicas "
         f"(half a minute, more for a large model; at most {config.deadlines.start_seconds:.0f} s)",
     )
+    for note in budget_note(config, run_dir.path):
+        display.event(note)
+    config = with_learned_budgets(config, run_dir.path)
     with ExitStack() as cleanup:
         teacher = checked.teacher
-        stack = Stack.start(
+        stack = start_stack(
             config,
             checked.plan,
             run_dir.info.namespace,
-            with_learner=True,
-            teacher_model=teacher.model if teacher else None,
+            teacher=teacher,
+            checkpoint=checkpoint_to_load(run_dir),
         )
         cleanup.enter_context(stopping(stack, signals))
         display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(stack.start_seconds.items())))
-        log = start_log(run_dir.path, run_dir.info.incarnation)
-        state, history, recovered = restore(config, run_dir, stack, log, display)
         audit = AuditProcess.start(run_dir.path) if config.report.audit else None
         if audit is not None:
             cleanup.callback(audit.stop, config.deadlines.stop_seconds)
-        metrics = MetricsWriter(run_dir.path, tensorboard=config.report.tensorboard)
-        cleanup.callback(metrics.close)
-        rollout = RolloutPhase(config, stack, log, signals.check, display.event, checked.dispenser)
-        evaluation = checked.evaluation.prompts if checked.evaluation else ()
-        assert stack.learner is not None
-        yield TrainingLoop(
-            config=config,
-            run_dir=run_dir,
-            stack=stack,
-            sync=WeightSync(config, checked.plan.device, stack.learner, stack.pool, run_dir.info.incarnation),
-            rollout=rollout,
-            evaluator=Evaluator(config, rollout, log, evaluation, state.branch),
-            order=checked.train.order(config.run.seed, config.data.shuffle, in_pairs=needs_pairs(config)),
-            log=log,
-            metrics=metrics,
-            audit=audit,
-            display=display,
-            signals=signals,
-            state=state,
-            history=history,
-            teacher=teacher,
-            recovered=recovered,
-        )
+        yield Attempts(config, run_dir, checked, display, signals, stack, audit)
 
 
-def start_log(run_path: Path, incarnation: int) -> Any:
-    """The writer actor of the durable group log, on the driver's node: run directories are the driver's."""
-    import ray
-
-    actor = ray.remote(RecoverableLog).options(num_cpus=0, scheduling_strategy=_on_this_node())
-    return actor.remote(str(run_path), incarnation)
-
-
-def _on_this_node() -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def _export(stack: Stack, run_path: Path) -> None:
-    """Write model/ as a Hugging Face directory, whole or not at all."""
-    assert stack.learner is not None
-    final, beside = run_path / "model", run_path / ".model.tmp"
-    with storage_errors(final):
-        shutil.rmtree(beside, ignore_errors=True)
-    stack.learner.export(str(beside))
-    with storage_errors(final):
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(beside, final)
-        fsync_dir(run_path)
+@contextmanager
+def open_loop(
+    config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals
+) -> Iterator[TrainingLoop]:
+    """Start all actors and give the loop of a single attempt, ready to run; stop everything on leaving."""
+    with open_attempts(config, run_dir, checked, display, signals) as attempts, attempts.open() as loop:
+        yield loop
 
 
 @contextmanager

@@ -8,13 +8,15 @@ by bucket; checksums of both sides are compared; only then the new version count
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
-from quorum.errors import WeightSyncError
+from learner.transfer_lane import WeightsOf
+from quorum.errors import RankFailure, WeightSyncError
 from quorum.types import TransferInit, WeightManifest, WeightReceipt, WeightUpdate
 from quorum.wire import bucket_bytes
 from rollout.pool import SamplerPool
@@ -23,13 +25,19 @@ GRACE_SECONDS = 3.0
 """How long the others are heard after one failed."""
 
 
-def resolve_backend(config: RunConfig, device: str) -> str:
-    """gloo between CPUs, nccl between GPUs, ipc on a shared GPU, unless the configuration names one."""
-    if config.sync.backend != "auto":
-        return config.sync.backend
+TEACHER_EPOCHS = 1 << 20
+"""Epochs of the average's receivers start here: the learner tells them from the policy's by their number."""
+
+
+def resolve_backend(config: RunConfig, device: str, of: WeightsOf = "policy") -> str:
+    """gloo between CPUs, nccl between GPUs, ipc on a shared GPU, unless the configuration names one. A teacher never
+    shares a GPU."""
+    named = config.sync.backend
+    if named != "auto" and not (named == "ipc" and of == "average"):
+        return named
     if device == "cpu":
         return "gloo"
-    return "ipc" if config.cluster.colocate else "nccl"
+    return "ipc" if config.cluster.colocate and of == "policy" else "nccl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +53,72 @@ class SyncStats:
     """Slowest sampler per phase."""
 
 
+class NoTransfer:
+    """Stands for WeightSync where either samplers or learner are missing: versions count, and no weights travel."""
+
+    def __init__(self) -> None:
+        self.version = -1
+
+    def connect(self) -> None:
+        """Nobody to connect."""
+
+    def publish(self, version: int) -> None:
+        """The learner's weights are `version` now; nobody is given them."""
+        self.version = version
+
+    def settle(self) -> None:
+        """Nobody waits."""
+
+
 class WeightSync:
     """Holds the current version and the membership epoch."""
 
-    def __init__(self, config: RunConfig, device: str, learner: LearnerGroup, pool: SamplerPool, incarnation: int):
+    def __init__(
+        self,
+        config: RunConfig,
+        device: str,
+        learner: LearnerGroup,
+        pool: SamplerPool,
+        incarnation: int,
+        of: WeightsOf = "policy",
+    ) -> None:
+        """Bind the parts.
+
+        Args:
+            config: of the run.
+            device: "cpu" or "cuda".
+            learner: publishes and sends.
+            pool: all its samplers receive.
+            incarnation: of the learner.
+            of: whose weights: the policy's, or its moving average's for a teacher.
+        """
         self._config, self._learner, self._pool = config, learner, pool
-        self._incarnation = incarnation
-        self.backend = resolve_backend(config, device)
+        self._incarnation, self._of = incarnation, of
+        self.backend = resolve_backend(config, device, of)
         self.version = -1
         """Version that every sampler holds; -1 before the first publish."""
-        self._epoch = 0
+        self._epoch = 0 if of == "policy" else TEACHER_EPOCHS
         self._num_published = 0
+        self._pending: dict[str, Any] = {}
+        """Calls that a failed collection did not wait for."""
 
     def connect(self) -> None:
-        """Start a membership epoch: learner and all samplers join one transfer group. Raises WeightSyncError."""
+        """Start a membership epoch: learner and all samplers join one transfer group.
+
+        Raises:
+            RankFailure: a learner rank died; all have been killed.
+            WeightSyncError: somebody else could not join.
+        """
+        with self._blaming_dead_ranks():
+            self._connect()
+
+    def _connect(self) -> None:
         timeout = self._config.deadlines.sync_seconds
         self._epoch += 1
         world_size = 1 + self._pool.num_workers
-        host, port = "", 0
+        host, port = "", self._config.sync.port if self._of == "policy" else 0
         if self.backend != "ipc":
-            host, port = self._learner.open_transfer(self.backend, self._epoch, world_size)
+            host, port = self._learner.open_transfer(self.backend, self._epoch, world_size, port)
 
         def init(rank: int) -> TransferInit:
             return TransferInit(
@@ -86,10 +140,45 @@ class WeightSync:
         self._collect(refs, "join the transfer group", timeout)
 
     def publish(self, version: int) -> SyncStats:
-        """Give every sampler the learner's current weights as `version`. Raises WeightSyncError."""
+        """Give every sampler the learner's current weights as `version`.
+
+        Raises:
+            RankFailure: a learner rank died; all have been killed.
+            WeightSyncError: a sampler did not take them.
+        """
+        with self._blaming_dead_ranks():
+            return self._publish(version)
+
+    def settle(self) -> None:
+        """After the ranks' end: wait until no sampler waits for them. Raises WeightSyncError naming who still does."""
+        import ray
+
+        timeout = self._config.deadlines.sync_seconds
+        refs = list(self._pending.values())
+        late = ray.wait(refs, num_returns=len(refs), timeout=timeout)[1] if refs else []
+        names = sorted(name for name, ref in self._pending.items() if ref in late)
+        if names:
+            raise WeightSyncError(
+                f"{', '.join(names)} still wait for the weights of a learner that ended {timeout:.0f} s ago "
+                "(deadlines.sync_seconds)"
+            )
+
+    @contextmanager
+    def _blaming_dead_ranks(self) -> Iterator[None]:
+        """A transfer that failed because a rank died is the learner's failure, whoever noticed it first."""
+        try:
+            yield
+        except WeightSyncError as error:
+            silent = [f"rank {rank}" for rank, progress in enumerate(self._learner.progress()) if progress is None]
+            if not silent:
+                raise
+            self._learner.kill()
+            raise RankFailure(f"learner {' and '.join(silent)} died or hangs in weight sync: {error}") from error
+
+    def _publish(self, version: int) -> SyncStats:
         started = time.monotonic()
         timeout = self._config.deadlines.sync_seconds
-        manifest = self._learner.publish(version, self._incarnation)
+        manifest = self._learner.publish(version, self._incarnation, self._of)
         every = self._config.sync.verify_every
         verify = bool(every) and self._num_published % every == 0
         is_shared = self.backend == "ipc"
@@ -99,11 +188,11 @@ class WeightSync:
         )
         refs: dict[str, Any] = {s.sampler_id: s.actor.update_weights.remote(update) for s in self._pool.samplers}
         if not is_shared:
-            for rank, ref in enumerate(self._learner.send(version, self._epoch, timeout)):
+            for rank, ref in enumerate(self._learner.send(version, self._epoch, timeout, self._of)):
                 refs[f"learner rank {rank}"] = ref
         # Each bucket has `timeout` to arrive, and who is late says so itself; this is only the end of all patience.
         results = self._collect(refs, f"take version {version}", timeout * max(1, len(manifest.buckets)))
-        sent = self._learner.checksums(version) if verify else None
+        sent = self._learner.checksums(version, self._of) if verify else None
         if is_shared:
             self._learner.clear_ipc()
         receipts = [result for result in results.values() if isinstance(result, WeightReceipt)]
@@ -130,6 +219,7 @@ class WeightSync:
         started = time.monotonic()
         pending = dict(refs)
         results: dict[str, Any] = {}
+        self._pending = pending
         while pending:
             left = timeout - (time.monotonic() - started)
             done, _ = ray.wait(list(pending.values()), num_returns=1, timeout=max(0.0, left))

@@ -10,6 +10,7 @@ import typer
 from quorum.errors import ConfigError
 
 BENCHES = {
+    "learn": "the learner's step against TRL's, and against what matrix products alone would take",
     "pipeline": "a whole step against bare vLLM plus a bare training loop",
     "vote": "answers per second by equivalence, and what one that hangs costs",
 }
@@ -19,8 +20,9 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="pipeline: a whole step against bare vLLM plus a bare training loop. vote: answers per second by "
-            "equivalence, beside a plain loop over math-verify, with answers that hang, and in the demo."
+            help="learn: one training step at three sizes beside TRL's trainer. pipeline: a whole step against bare "
+            "vLLM plus a bare training loop. vote: answers per second by equivalence, beside a plain loop over "
+            "math-verify, with answers that hang, and in the demo."
         ),
     ],
     repeats: Annotated[int, typer.Option(min=1, help="Measured pairs, after one that warms up.")] = 5,
@@ -34,6 +36,11 @@ def bench(
     """
     if name not in BENCHES:
         raise ConfigError(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}")
+    if name == "learn":
+        from benchmarks.learn import run_learn
+
+        print(run_learn(repeats, seed))
+        return
     if name == "vote":
         from benchmarks.vote import run_vote
 

@@ -20,6 +20,9 @@ COMMANDS = {
     "eval": ("orchestration.cli.eval:evaluate", "Measure a model: avg@n, maj@n, pass@k with 95% intervals."),
     "label": ("orchestration.cli.label:label", "Make a table of pseudo-labels with any model."),
     "vote": ("orchestration.cli.vote:vote", "Vote again on stored rollouts and compare rules side by side."),
+    "export": ("orchestration.cli.export:export", "Write a checkpoint of a run as a Hugging Face directory."),
+    "replay": ("orchestration.cli.replay:replay", "Vote and learn stored steps again and compare, bit for bit."),
+    "distill": ("orchestration.cli.distill:distill", "Train offline on stored groups: SFT, DPO or ScPO."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
     "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
     "doctor": ("orchestration.cli.doctor:doctor", "Say what this machine has, what is missing and the fix."),
@@ -37,12 +40,16 @@ Examples:
   quorum label MODEL prompts.jsonl --n 32    a table of pseudo-labels to train on
   quorum vote runs/my-run --rule majority --rule soft,min_agreement=0.5
                                              what other rules would have made of it
+  quorum export runs/my-run out --step 100   a checkpoint as a model to load
+  quorum replay runs/my-run --steps 50..100  vote and learn again, bit for bit
+  quorum distill runs/my-run --method dpo --out runs/dpo
+                                             what offline training would make of it
   quorum report runs/my-run                  one self-contained HTML file
 
 \b
 Exit codes:
   0 ok   2 configuration   3 data   4 resources   1 unforeseen
-  5 a stage failed (finished groups and the last checkpoint are kept)
+  5 a stage failed (finished groups and the last checkpoint are kept), or a replay differs
   130 Ctrl-C, 143 SIGTERM (checkpoint saved)
 """
 

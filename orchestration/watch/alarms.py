@@ -6,7 +6,7 @@ Knows no reference answer: what it warns of can be seen without labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestration.watch.display import format_value
 from orchestration.watch.metrics import METRICS, check_names
@@ -54,11 +54,24 @@ class Alarms:
             display.event(sentence)
     """
 
-    def __init__(self, limits: Mapping[str, float]) -> None:
-        """Args: limits: by registered name. Raises ValueError for another name, or a limit that is not a number."""
+    def __init__(self, limits: Mapping[str, float], raised: Sequence[str] = ()) -> None:
+        """Begin, or go on.
+
+        Args:
+            limits: by registered name.
+            raised: what `raised` was where this goes on from.
+
+        Raises:
+            ValueError: of another name, or a limit that is not a number.
+        """
         _check(limits)
         self._limits = dict(limits)
-        self._raised: set[str] = set()
+        self._raised = set(raised) & limits.keys()
+
+    @property
+    def raised(self) -> tuple[str, ...]:
+        """Metrics whose alarm has been raised and not yet rearmed, sorted."""
+        return tuple(sorted(self._raised))
 
     def check(self, values: Mapping[str, float | None]) -> list[str]:
         """Sentences about what crossed its limit in this step.

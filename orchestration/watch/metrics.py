@@ -65,14 +65,21 @@ vote/unjudged_share | share | Completions paid 0 because the rule's own comparis
 vote/num_rounds | count | Rounds in which the step's prompts were drawn
 vote/num_alarms | count | Alarms that the step's votes set off
 vote/num_replicas | count | Voting replicas at work
-learn/loss | value | Policy loss, token mean
+learn/loss | value | What is minimised, mean over the step's updates
 learn/grad_norm | value | Norm of the gradient before clipping
 learn/entropy_mean | nats | Mean token entropy of the policy
-learn/kl_mean | nats | Mean token KL to the base model; not there unless learner.kl asks for it
+learn/clip_share | share | Trained tokens whose ratio left its range and lost its gradient
+learn/kl_mean | nats | Mean token KL to the reference model; not there unless learner.kl asks for it
+learn/kl_coefficient | value | Weight of the KL penalty in this step; there where it adapts
+learn/importance_mean | value | Mean importance weight learner / sampler; there where learner.importance is on
+learn/masked_share | share | Trained tokens that importance masks or weighs 0
+learn/held_share | share | Trained tokens that learner.covariance held back
+learn/value_loss | value | Critic's loss per trained token; there where the algorithm has one
+learn/value_clipped_share | share | Trained tokens whose value moved beyond its clip range
 learn/num_tokens | tokens | Completion tokens trained on
 learn/num_updates | count | Optimizer calls of the step; 0 when the batch was empty
+learn/num_skipped_updates | count | Updates left out because a loss or gradient was not finite
 learn/num_micro_batches | count | Forward and backward passes per rank
-learn/padding_share | share | Computed tokens that are padding
 learn/learning_rate | value | Learning rate of the step's last update
 learn/tokens_per_second | tokens/s | Trained completion tokens per second of learning
 sync/logprob_gap_mean | nats | Mean absolute sampler - learner log-probability gap of trained tokens, before the update
@@ -98,6 +105,7 @@ audit/pass_rate_share_third_quarter | share | Groups with a pass rate in (0.5, 0
 audit/pass_rate_share_last_quarter | share | Groups with a pass rate in (0.75, 1)
 audit/pass_rate_share_one | share | Groups in which every completion is right
 audit/num_references | count | Groups of the step with a reference answer
+eval/agreement_mean | share | Size of the largest cluster of answers over all completions; needs no reference
 eval/average_accuracy | share | avg@n on held-out prompts, macro average over data sources
 eval/majority_accuracy | share | maj@n on held-out prompts, macro average; a tie is wrong
 eval/pass_accuracy | share | pass@n on held-out prompts, macro average

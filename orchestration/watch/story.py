@@ -59,6 +59,11 @@ def _what_was_done(view: RunView) -> str:
     _, seconds = view.series("time/step_seconds")
     took = f" in {clock(sum(value or 0 for value in seconds))} of training" if seconds else ""
     stands = "" if ending(view) == "finished" else f" The run is {ending(view)}."
+    if config.run.mode == "rollout_only":
+        return (
+            f"{config.model.path} answered and voted for {steps} of {config.run.num_steps} steps: "
+            f"{completions:,} completions in all{took}. Nothing was learned (run.mode=rollout_only).{stands}"
+        )
     return (
         f"{config.model.path} trained itself for {steps} of {config.run.num_steps} steps {_on_which_labels(config)}: "
         f"{config.rollout.prompts_per_step} prompts x {config.rollout.completions_per_prompt} completions per step, "

@@ -172,6 +172,14 @@ def test_what_the_cpu_engine_cannot_do_is_refused(
     check(quorum(capsys, *train(tmp_path, prompts, *words)), 2, "enable_chunked_prefill", "kills vLLM's CPU engine")
 
 
+def test_sizes_that_do_not_divide_the_models_heads_are_named(
+    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["learner.num_ranks=7", "learner.sequence_parallel_size=7"]
+    found = quorum(capsys, *train(tmp_path, prompts, *size))
+    check(found, 2, "learner.sequence_parallel_size 7 does not divide", "attention heads")
+
+
 def test_a_model_that_states_no_limits_is_accepted(
     tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,9 +217,10 @@ def test_resuming_with_other_prompts_is_refused(
     assert (begun / "run.json").read_bytes() == before
 
 
-def test_resuming_with_another_number_of_ranks_names_the_saved_one(
-    tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resuming_with_another_number_of_ranks_says_what_that_changes(tmp_path: Path, prompts: Path) -> None:
+    from orchestration.preflight import preflight
+    from orchestration.resume import config_of_run, resume_notes
+
     begun = begun_run(tmp_path, prompts)
     learner = begun / "checkpoints" / "step-000002" / "learner"
     learner.mkdir(parents=True)
@@ -219,10 +228,11 @@ def test_resuming_with_another_number_of_ranks_names_the_saved_one(
     state = {"step": 2, "next_group_id": 128, "version": 2, "branch": 0, "num_empty_steps": 0, "num_updates": 2}
     (learner.parent / "state.json").write_text(json.dumps(state | {"identity_hash": ""}))
     (learner.parent.parent / "latest").write_text("step-000002\n")
-    before = (begun / "config.yaml").read_bytes()
-    words = ["train", "--resume", str(begun), "learner.num_ranks=3"]
-    check(quorum(capsys, *words), 2, "2 ranks at ZeRO stage 2", "learner.num_ranks=2")
-    assert (begun / "config.yaml").read_bytes() == before
+    changed, path = config_of_run(None, ["learner.num_ranks=3"], begun)
+    assert path is not None
+    notes = resume_notes(path, changed, preflight(changed, new_run=False))
+    assert notes[0] == "bit equality with the run so far ends here: learner.num_ranks changed"
+    assert "saved by 2 ranks at ZeRO stage 2 and is converted to 3 ranks at stage" in notes[1]
 
 
 def test_resuming_a_finished_run_says_how_to_go_on(

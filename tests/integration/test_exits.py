@@ -103,7 +103,7 @@ def test_a_signal_saves_ends_with_its_code_and_the_run_goes_on(
 def test_a_dead_actor_ends_the_run_by_name_and_resume_works(
     baseline: Finished, root: Path, victim: str, words: str, named: str
 ) -> None:
-    process, pids = running(root, victim)
+    process, pids = running(root, victim, "learner.max_restarts=0")
     began = time.monotonic()
     os.kill(find(pids, words), signal.SIGKILL)
     done = finish(process, began, timeout=120)

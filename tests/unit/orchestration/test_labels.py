@@ -17,10 +17,10 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from data.prompts import source_identities, view_id
 from orchestration.label_model import write_labels
-from orchestration.labels import TallyDesk, make_dispenser, needs_pairs, teacher_of
+from orchestration.labels import TallyDesk, make_dispenser, needs_pairs, needs_scores, teacher_of
 from orchestration.registries import registries
 from quorum.errors import ConfigError, DataError
-from quorum.types import GroupKey, Prompt, Role, RolloutGroup, Tally
+from quorum.types import GroupKey, GroupScores, Prompt, Role, RolloutGroup, Tally
 from tests.builders import make_group, make_prompt
 from voting.resolve import resolve
 from voting.sources import LABEL_SOURCES
@@ -28,7 +28,6 @@ from voting.tallier import Tallier
 from voting.tally import Jury
 
 NUM_PROMPTS = 24
-REFUSED = {"ema_teacher", "momentum"}
 
 
 class InProcess:
@@ -45,9 +44,10 @@ class InProcess:
         provenance: str = "",
         revealed: Any = (),
         jury_refs: Any = (),
+        scores: Any = None,
     ) -> Tally:
         jury = Jury(provenance, tuple(jury_refs), revealed) if provenance else None
-        return asyncio.run(self._tallier.tally(group, extractor, jury))
+        return asyncio.run(self._tallier.tally(group, extractor, jury, scores))
 
     def close(self) -> None:
         self._tallier.stop()
@@ -115,7 +115,7 @@ def options_of(source: str, root: Path) -> dict[str, Any]:
     return {"path": str(path)}
 
 
-@pytest.mark.parametrize("source", sorted(LABEL_SOURCES.keys() - REFUSED))
+@pytest.mark.parametrize("source", sorted(LABEL_SOURCES))
 def test_with_every_unrevealed_reference_corrupted_rewards_do_not_change(source: str, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "data.jsonl")
     config = config_of(data, source, options_of(source, tmp_path))
@@ -185,12 +185,32 @@ def test_a_group_that_was_tallied_before_is_not_tallied_again(tmp_path: Path) ->
     assert desk.tickets == {}
 
 
-@pytest.mark.parametrize("source", sorted(REFUSED))
-def test_what_needs_a_part_that_is_not_built_is_refused_with_a_clear_word(source: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="moving average of the learner's weights"):
-        config_of(write_rows(tmp_path / "data.jsonl"), source)
+def test_what_needs_a_part_that_is_not_built_is_refused_with_a_clear_word(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two versions of the weights"):
         config_of(write_rows(tmp_path / "data.jsonl"), "teacher", {"share_samplers": True})
+
+
+@pytest.mark.parametrize("source", ["ema_teacher", "momentum"])
+def test_a_teacher_that_follows_the_policy_starts_from_its_model(source: str, tmp_path: Path) -> None:
+    config = config_of(write_rows(tmp_path / "data.jsonl"), source, {"num_completions": 4, "num_samplers": 2})
+    teacher = teacher_of(config)
+    assert teacher is not None and teacher.is_average
+    assert (teacher.model, teacher.num_samplers, teacher.sampling.num_completions) == (config.model.path, 2, 4)
+
+
+def test_scores_reach_the_vote_of_their_group_and_weigh_its_answers(tmp_path: Path) -> None:
+    rule = json.dumps({"name": "majority", "options": {"weight": "self_certainty"}})
+    config = config_of(write_rows(tmp_path / "data.jsonl"), "vote", rule=rule)
+    assert needs_scores(config)
+    group, scores = group_of(3), GroupScores(entropies=(0.5,) * 4, self_certainties=(1.0, 5.0, 1.0, 0.5))
+    with closing(InProcess(config)) as voting:
+        desk = TallyDesk(config, voting, None)  # type: ignore[arg-type]
+        desk.add(group.key, make_prompt(3), group, scores=scores)
+        tally: Any = desk.tickets[group.key]
+        [decided] = resolve([tally], config.voting)
+    assert tally.weights == tally.self_certainties == scores.self_certainties
+    assert decided.pseudo_label == "3"  # 5 against 1 + 1 for the more frequent 7
+    assert decided.agreement == pytest.approx(5 / 7.5)
 
 
 def test_labels_for_nobody_are_a_data_error_before_anything_starts(tmp_path: Path) -> None:

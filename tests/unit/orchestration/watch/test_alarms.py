@@ -86,3 +86,13 @@ def test_advice_names_metrics_and_settings_that_exist() -> None:
     assert set(re.findall(r"[a-z]+/[a-z_]+", text)) <= METRICS.keys()
     for section, field in re.findall(r"\b(voting|rollout|data|learner)\.(\w+)", text):
         assert field in RunConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+def test_an_alarm_that_was_raised_before_an_interruption_is_not_raised_again() -> None:
+    name = "vote/truncated_share"
+    alarms = Alarms({name: 0.3})
+    assert len(alarms.check({name: 0.5})) == 1
+    going_on = Alarms({name: 0.3}, alarms.raised)
+    assert going_on.check({name: 0.5}) == []
+    assert going_on.check({name: 0.1}) == [] and going_on.raised == ()
+    assert len(going_on.check({name: 0.5})) == 1

@@ -45,7 +45,8 @@ def receipt(group_id: int, reward_sum: float, k: int = 4) -> ScoreReceipt:
         prompt_tokens=3,
         completion_tokens=(5,) * k,
         trained=(True,) * k,
-        reward_sum=reward_sum,
+        truncated=(False,) * k,
+        rewards=(reward_sum,) + (0.0,) * (k - 1),
         reward_hash="",
     )
 

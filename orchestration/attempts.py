@@ -1,0 +1,152 @@
+"""A run outlives its learner: ranks that fail are started again, and go on from the last checkpoint.
+
+Samplers, voters and the audit live as long as the run; learner ranks, group log, weight sync and loop belong to one
+attempt. What an attempt did after its last checkpoint is superseded by the next one, which reads the finished groups
+from the log and does the rest again: in the strict schedule to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import RunConfig
+from orchestration.budgets import learn_from_out_of_memory, with_learned_budgets
+from orchestration.cluster import on_this_node
+from orchestration.evaluation import Evaluator
+from orchestration.loop import TrainingLoop
+from orchestration.preflight import Preflight
+from orchestration.recovery import RecoverableLog
+from orchestration.resume import checkpoint_to_load, restore
+from orchestration.rollout_phase import RolloutPhase, fetch
+from orchestration.run_dir import RunDir
+from orchestration.run_mode import order_of, sync_of, with_stored_groups
+from orchestration.signals import StopSignals
+from orchestration.stack import Stack
+from orchestration.watch.audit import AuditProcess
+from orchestration.watch.display import Display
+from orchestration.watch.metrics import MetricsWriter
+from orchestration.weight_sync import WeightSync
+from quorum.errors import LearnerError, LearnerOutOfMemory, QuorumError, RankFailure, StorageError
+
+RESTARTABLE = (RankFailure, LearnerOutOfMemory)
+"""What another attempt may survive. A damaged checkpoint, a loss that is not finite or a full disk it would not."""
+
+
+@dataclass
+class Attempts:
+    """The attempts of one `train` call, one after the other."""
+
+    config: RunConfig
+    run_dir: RunDir
+    checked: Preflight
+    display: Display
+    signals: StopSignals
+    stack: Stack
+    audit: AuditProcess | None
+    num_restarts: int = 0
+
+    @contextmanager
+    def open(self) -> Iterator[TrainingLoop]:
+        """The loop of one incarnation, set back to the last checkpoint and ready to run.
+
+        Raises:
+            RankFailure, LearnerOutOfMemory: from the body too; see `restart`. No sampler waits for the ranks any more.
+        """
+        with ExitStack() as cleanup:
+            loop = self._loop(cleanup)
+            try:
+                yield loop
+            except RESTARTABLE:
+                loop.checkpoints.keep_what_is_whole(wait=False)
+                for sync in loop.syncs:
+                    sync.settle()
+                raise
+            except QuorumError:
+                loop.checkpoints.keep_what_is_whole(wait=True)
+                raise
+
+    def _loop(self, cleanup: ExitStack) -> TrainingLoop:
+        config, run_dir, stack = self.config, self.run_dir, self.stack
+        log = start_log(run_dir.path, run_dir.info.incarnation)
+        cleanup.callback(_end_log, log, config.deadlines.save_seconds)
+        state, history, recovered = restore(config, run_dir, stack, log, self.display)
+        metrics = MetricsWriter(run_dir.path, tensorboard=config.report.tensorboard)
+        cleanup.callback(metrics.close)
+        rollout = RolloutPhase(config, stack, log, self.signals.check, self.display.event, self.checked.dispenser)
+        evaluation = self.checked.evaluation.prompts if self.checked.evaluation else ()
+        device, incarnation, teacher = self.checked.plan.device, run_dir.info.incarnation, self.checked.teacher
+        teacher_sync = None
+        if teacher is not None and teacher.is_average and stack.teachers is not None and stack.learner is not None:
+            teacher_sync = WeightSync(config, device, stack.learner, stack.teachers, incarnation, "average")
+        return TrainingLoop(
+            config=config,
+            run_dir=run_dir,
+            stack=stack,
+            sync=sync_of(config, stack, incarnation),
+            rollout=rollout,
+            evaluator=Evaluator(config, rollout, log, evaluation, state.branch),
+            order=order_of(config, self.checked),
+            log=log,
+            metrics=metrics,
+            audit=self.audit,
+            display=self.display,
+            signals=self.signals,
+            state=state,
+            history=history,
+            teacher=teacher,
+            teacher_sync=teacher_sync,
+            recovered=with_stored_groups(self.checked.source, recovered, state.branch),
+        )
+
+    def restart(self, error: LearnerError) -> None:
+        """Start the ranks again for a new incarnation; after running out of memory with a smaller micro-batch budget.
+
+        Args:
+            error: one of RESTARTABLE, which ended the last attempt.
+
+        Raises:
+            LearnerError: `error` itself, with a note, when no restart is left or none would help.
+            Interrupted: a signal came meanwhile.
+        """
+        while True:
+            if isinstance(error, LearnerOutOfMemory):
+                device = self.checked.plan.device
+                self.display.event(learn_from_out_of_memory(self.run_dir.path, self.config, device, error))
+                self.config = with_learned_budgets(self.config, self.run_dir.path)
+            limit = self.config.learner.max_restarts
+            if self.num_restarts >= limit:
+                error.add_note(f"no restart of the learner is left (learner.max_restarts={limit})")
+                raise error
+            self.num_restarts += 1
+            self.signals.check()
+            what = str(error).rstrip(".")
+            self.display.event(f"{what}; the learner starts again ({self.num_restarts} of at most {limit} times)")
+            self.display.phase("restart", "learner ranks")
+            self.run_dir.begin_incarnation()
+            try:
+                namespace = self.run_dir.info.rank_namespace
+                self.stack.restart_learner(self.config, namespace, checkpoint_to_load(self.run_dir))
+                return
+            except RESTARTABLE as another:
+                error = another
+
+
+def start_log(run_path: Path, incarnation: int) -> Any:
+    """The writer actor of the durable group log, on the driver's node: run directories are the driver's."""
+    import ray
+
+    actor = ray.remote(RecoverableLog).options(num_cpus=0, scheduling_strategy=on_this_node())
+    return actor.remote(str(run_path), incarnation)
+
+
+def _end_log(log: Any, timeout: float) -> None:
+    """Let the writer finish what it was given, then end it: the next incarnation has one of its own."""
+    import ray
+
+    with suppress(StorageError):  # it died, or is late: what it wrote is on disk
+        fetch([log.close.remote()], timeout, "close the durable log", StorageError)
+    ray.kill(log)
