@@ -23,6 +23,24 @@ def make_random_model(directory: Path, *, hidden: int = 256, layers: int = 4, se
     Nothing is trained: the likeliest lengths follow from the probability of its end-of-text token, see END_PROBABILITY.
     """
     import torch
+
+    model = _make(hidden, layers, seed)
+    model.config.eos_token_id = _set_end_token(model)
+    model.generation_config.eos_token_id = model.config.eos_token_id
+    model.to(torch.bfloat16).save_pretrained(directory)
+    _save_tokenizer(directory, model.config.eos_token_id)
+    return directory
+
+
+def make_untrained_model(directory: Path, *, hidden: int, layers: int, seed: int = 0) -> Path:
+    """Save the same shape in float32 without a likely end of text: for benchmarks that are given their tokens."""
+    _make(hidden, layers, seed).save_pretrained(directory)
+    _save_tokenizer(directory, 1)
+    return directory
+
+
+def _make(hidden: int, layers: int, seed: int) -> Any:
+    import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
@@ -39,12 +57,7 @@ def make_random_model(directory: Path, *, hidden: int = 256, layers: int = 4, se
         eos_token_id=1,
         pad_token_id=0,
     )
-    model = Qwen2ForCausalLM(config)
-    model.config.eos_token_id = _set_end_token(model)
-    model.generation_config.eos_token_id = model.config.eos_token_id
-    model.to(torch.bfloat16).save_pretrained(directory)
-    _save_tokenizer(directory, model.config.eos_token_id)
-    return directory
+    return Qwen2ForCausalLM(config)
 
 
 def _set_end_token(model: Any) -> int:

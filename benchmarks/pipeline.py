@@ -7,18 +7,14 @@ learn and the whole step over bare, and the share of everything else.
 
 from __future__ import annotations
 
-import json
-import os
-import select
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.child import Child
 from benchmarks.models import make_random_model, write_prompts
 from configs.schema import RunConfig
 from data.prompts import PromptOrder
@@ -31,7 +27,6 @@ from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
 from orchestration.training import open_loop
 from orchestration.watch.display import Display
-from quorum.errors import StageError
 from quorum.types import group_seed
 
 PROMPTS, K, MAX_TOKENS = 32, 16, 192
@@ -51,11 +46,11 @@ class Pair:
     bare_tokens: int
 
 
-class BareProcess:
-    """The bare side in its own process; every wait for it has a deadline."""
+class BareProcess(Child):
+    """The bare side in its own process."""
 
     def __init__(self, model: Path, config: RunConfig) -> None:
-        env = os.environ | {
+        env = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_LOGGING_LEVEL": "ERROR",
@@ -63,36 +58,9 @@ class BareProcess:
             "TORCHDYNAMO_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [sys.executable, "-m", "benchmarks.bare"]
-        self._errors = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=env
-        )
+        super().__init__("the bare side", "benchmarks.bare", env)
         order = {"do": "start", "model": str(model), "precision": config.learner.precision}
         self.ask(order | {"max_model_len": config.max_model_len}, BARE_START_SECONDS)
-
-    def ask(self, order: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Answer to one order. Raises StageError when the child dies or is late."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
-        line = self._process.stdout.readline() if ready else ""
-        if ready and not line:
-            raise StageError(f"the bare side ended while it was to '{order['do']}': {self._last_words()}")
-        if not line:
-            raise StageError(f"the bare side did not answer '{order['do']}' within {timeout:.0f} s")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return lines[-1] if lines else "it said nothing"
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait(timeout=10)
 
 
 def run_pipeline(repeats: int, seed: int, keep: Path | None) -> str:
