@@ -37,11 +37,12 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path: Path) -> Path:
     """A working directory with the page's module in it."""
     (tmp_path / "my_votes.py").write_text(blocks("python")[0])
+    (tmp_path / "my_learning.py").write_text(blocks("python")[2])
     return tmp_path
 
 
-def test_the_page_has_a_module_a_notebook_a_command_and_a_configuration() -> None:
-    assert [len(blocks(language)) for language in ("python", "sh", "yaml")] == [2, 1, 1]
+def test_the_page_has_two_modules_a_notebook_a_command_and_two_configurations() -> None:
+    assert [len(blocks(language)) for language in ("python", "sh", "yaml")] == [3, 1, 2]
 
 
 def test_the_notebook_runs_as_it_stands_also_inside_an_event_loop(folder: Path) -> None:
@@ -73,6 +74,42 @@ def test_the_command_compares_the_page_s_rules(folder: Path) -> None:
     ]
     assert votes[0]["rewards"] == pytest.approx([2 / 3, 2 / 3, 0])
     assert votes[3]["rewards"] == [0, 1, 1]
+
+
+def test_the_algorithm_and_the_loss_are_found_by_the_configuration_without_torch(folder: Path) -> None:
+    (folder / "my.yaml").write_text(blocks("yaml")[1])
+    load = "from orchestration.registries import load_run_config; made = load_run_config('my.yaml').learner; import sys"
+    done = python(folder, f"{load}; print(made.algorithm.name, made.loss.options, 'torch' in sys.modules)")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "above_median {'radius': 0.3} False"
+    (folder / "my.yaml").write_text(blocks("yaml")[1].replace("radius", "radios"))
+    assert "did you mean learner.loss.options.radius?" in python(folder, load).stderr
+
+
+def test_the_algorithm_and_the_loss_compute_what_the_page_says(folder: Path) -> None:
+    """Ratios 1 and 1.2 with A = 1 and -1: -1, and 1.2 + 0.04 / 0.4; gradients -1, and 1.2 (1 + 0.2 / 0.2)."""
+    pytest.importorskip("torch")
+    (folder / "check.py").write_text(
+        """
+import my_learning, numpy as np, torch
+from learner.losses.ratio import LossInputs
+from learner.registry import ALGORITHMS, LOSSES
+from quorum.registry import Options
+
+mask = np.array([True, True, True, False])
+print(ALGORITHMS["above_median"].target.estimate(np.array([1.0, 0.0, 0.25, 9.0]), mask, Options()).tolist())
+now = torch.tensor([-1.0, -1.0 + np.log(1.2)], dtype=torch.float64, requires_grad=True)
+advantages = torch.tensor([1.0, -1.0], dtype=torch.float64)
+tokens = LossInputs(now, torch.tensor([-1.0, -1.0], dtype=torch.float64), advantages, torch.arange(2), 2)
+found = LOSSES["spo"].target(tokens, LOSSES["spo"].options())
+found.losses.sum().backward()
+print(found.losses.detach().numpy().round(9).tolist(), now.grad.numpy().round(9).tolist())
+assert not found.is_clipped.any()
+"""
+    )
+    done = python(folder, "import runpy; runpy.run_path('check.py')")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["[0.75, -0.25, 0.0, 0.0]", "[-1.0, 1.3] [-1.0, 2.4]"]
 
 
 def test_the_configuration_is_valid_with_the_module(folder: Path) -> None:
