@@ -246,4 +246,4 @@ def test_resuming_a_finished_run_says_how_to_go_on(
     (checkpoint.parent / "latest").write_text("step-000048\n")
     info = json.loads((begun / "run.json").read_text())
     (begun / "run.json").write_text(json.dumps(info | {"state": "done"}))
-    check(quorum(capsys, "train", "--resume", str(begun)), 2, "finished after 48 steps", "run.num_steps")
+    check(quorum(capsys, "train", "--resume", str(begun)), 2, "has done 48 steps", "run.num_steps")

@@ -37,7 +37,6 @@ from tests.integration.run_helpers import (
     seconds_until_gone,
     start,
 )
-from tests.integration.saboteur import VARIABLE
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -69,7 +68,7 @@ def arguments(run: Path, *overrides: str) -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
-    return os.environ | {VARIABLE: str(folder)}
+    return os.environ | {"SABOTAGE": str(folder)}  # read by tests.integration.saboteur, in the ranks
 
 
 @pytest.fixture(scope="module")
