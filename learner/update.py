@@ -95,14 +95,15 @@ class Updater:
         shares = [share for _ in range(orders.num_epochs) for share in orders.updates]
         for index, share in enumerate(shares):
             rate, critic_rate = learning_rate(len(losses))
-            result = self._update(step, share, rate, critic_rate)
-            if index == 0 and result is not None:
-                gap = result[2][SUMS.index("gap")] / share.num_tokens
-            if result is None:
+            taken = self._update(step, share, rate, critic_rate)
+            if taken is None:
                 continue
-            losses.append(result[0])
-            norms.append(result[1])
-            totals += result[2]
+            loss, norm, sums = taken
+            if index == 0:  # later updates have moved away from the policy that sampled
+                gap = sums[SUMS.index("gap")] / share.num_tokens
+            losses.append(loss)
+            norms.append(norm)
+            totals += sums
             num_tokens += share.num_tokens
             num_completions += share.num_completions
         named = dict(zip(SUMS, totals.tolist(), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,6 @@ def test_a_best_one_that_is_gone_does_not_keep_later_ones_out(tmp_path: Path) ->
 
 
 def test_alarms_are_read_back(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     made = checkpoints(tmp_path)
     raised = replace(state(1), alarms=("vote/truncated_share",))
     made.save(raised, {}, {})
