@@ -90,7 +90,7 @@ class CriticSection(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters (peft) instead of all weights. Merged into the weights when sent to samplers."""
+    """Low-rank adapters (peft) instead of all weights. Samplers get them merged in, or alone: see `sync.lora`."""
 
     rank: NonNegativeInt = 0
     """Rank of the adapters; 0 trains all weights."""

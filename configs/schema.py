@@ -20,6 +20,13 @@ from configs.learner_sections import (
     LoraSection,
     OverlongSection,
 )
+from configs.rollout_sections import (
+    AutoscaleSection,
+    DispatchSection,
+    FleetSection,
+    RestartSection,
+    RolloutSection,
+)
 from configs.sections import NonNegativeFloat, NonNegativeInt, Plugin, PositiveFloat, PositiveInt, Section, Share
 from configs.voting_sections import (
     AlarmSection,
@@ -32,6 +39,7 @@ from configs.voting_sections import (
 
 __all__ = [
     "AlarmSection",
+    "AutoscaleSection",
     "BatchSection",
     "CheckpointSection",
     "ClusterSection",
@@ -41,8 +49,10 @@ __all__ = [
     "DataSection",
     "DataSource",
     "DeadlineSection",
+    "DispatchSection",
     "ElectionSection",
     "EvaluationSection",
+    "FleetSection",
     "ImportanceSection",
     "KLSection",
     "LearnerSection",
@@ -51,6 +61,7 @@ __all__ = [
     "OverlongSection",
     "Plugin",
     "ReportSection",
+    "RestartSection",
     "RolloutSection",
     "RunConfig",
     "RunSection",
@@ -147,33 +158,6 @@ class DataSection(Section):
     """drop leaves the prompt out and counts it; error refuses the data."""
 
 
-class RolloutSection(Section):
-    """Samplers: how completions are drawn."""
-
-    engine: Plugin = Plugin(name="vllm")
-    """vllm, or fake for tests without an engine. Options of vllm are any further engine arguments."""
-    num_samplers: PositiveInt = 1
-    """Ray actors, each hosting one engine."""
-    tensor_parallel_size: PositiveInt = 1
-    """Workers per sampler."""
-    prompts_per_step: PositiveInt = 16
-    """Groups per step (P)."""
-    completions_per_prompt: PositiveInt = 16
-    """Completions per group (k)."""
-    max_completion_tokens: PositiveInt = 1024
-    """Completions are cut here."""
-    temperature: PositiveFloat = 1.0
-    """Sampling temperature."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; 1 turns it off. Below 1 sampler and learner differ in logprobs: the learner knows no top-p."""
-    stop: tuple[str, ...] = ()
-    """Stop strings besides the end-of-text token."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Precision of the samplers."""
-    max_model_len: PositiveInt | None = None
-    """Context of the engine; None takes max_prompt_tokens + max_completion_tokens."""
-
-
 class SyncSection(Section):
     """Weight transfer from learner to samplers."""
 
@@ -185,6 +169,14 @@ class SyncSection(Section):
     """Port the learner listens on for samplers to join; 0 takes any free one."""
     verify_every: NonNegativeInt = 1
     """Compare checksums of learner and samplers every N published versions; 0 never."""
+    kv_cache: Literal["recompute", "keep"] = "recompute"
+    """What becomes of the KV cache of completions that run while weights are swapped. recompute: it is computed again
+    with the new weights. keep: old keys and values stay, and what follows is neither policy's distribution."""
+    lora: Literal["merged", "adapters"] = "merged"
+    """What travels with `learner.lora`. merged: whole weights. adapters: the low-rank matrices alone; samplers add them
+    to base weights that they read from the model directory each time. The same bits, far fewer bytes on the wire."""
+    join_seconds: PositiveFloat = 30
+    """For all members of a transfer to connect."""
 
 
 class EvaluationSection(Section):
@@ -241,7 +233,9 @@ class DeadlineSection(Section):
     start_seconds: PositiveFloat = 600
     """Until an actor is placed and its engine or rank is ready."""
     rollout_seconds: PositiveFloat = 300
-    """Without a new token from a busy sampler."""
+    """Without a new token from a busy sampler; then it counts as hung and is replaced."""
+    probe_seconds: PositiveFloat = 15
+    """For the engine process of an idle sampler to answer; asked as often."""
     vote_seconds: PositiveFloat = 120
     """For the tallies and rewards of one group, and for the audit to score an evaluation."""
     learn_seconds: PositiveFloat = 1800
@@ -311,13 +305,45 @@ class RunConfig(Section):
             )
         if self.cluster.colocate and self.sync.backend == "nccl":
             problems.append("cluster.colocate shares one GPU, which nccl cannot; set sync.backend to auto or ipc")
+        if self.sync.lora == "adapters" and not self.learner.lora.rank:
+            problems.append(
+                "sync.lora=adapters sends adapters, and there are none: set learner.lora.rank, or sync.lora to merged"
+            )
+        problems += self.rollout.problems()
+        problems += self._overlap_problems()
         problems += self._checkpoint_problems()
         problems += self._mode_problems()
-        problems += self._voting_problems()
+        problems += self.voting.problems(
+            k, vote_seconds=self.deadlines.vote_seconds, stop_decided=self.rollout.stop_decided
+        )
         problems += self.learner.problems(top_p=self.rollout.top_p)
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _overlap_problems(self) -> list[str]:
+        """What the overlapped schedule and carried-over groups cannot be combined with."""
+        rollout, problems = self.rollout, []
+        is_corrected = self.learner.importance.mode != "off" or self.learner.old_source == "rollout"
+        if rollout.max_off_policy_steps and not is_corrected:
+            problems.append(
+                f"rollout.max_off_policy_steps {rollout.max_off_policy_steps} trains on tokens of older policies, and "
+                "nothing corrects for them; set learner.importance.mode=truncate (or mask), or "
+                "learner.old_logprobs=rollout"
+            )
+        if rollout.max_off_policy_steps and self.run.mode != "train":
+            problems.append(f"run.mode={self.run.mode} has nothing to overlap; set rollout.max_off_policy_steps to 0")
+        if rollout.carried_groups and self.voting.labels.name == "cross_view":
+            problems.append(
+                "voting.labels=cross_view needs both views of a prompt in one step, and rollout.carried_groups takes "
+                "groups as they finish; set it to 0"
+            )
+        if rollout.max_off_policy_steps and self.cluster.colocate:
+            problems.append(
+                "cluster.colocate has samplers and learner take turns on shared GPUs, so nothing can overlap; set "
+                "rollout.max_off_policy_steps to 0, or cluster.colocate=false"
+            )
+        return problems
 
     def _checkpoint_problems(self) -> list[str]:
         section = self.checkpoint
@@ -347,34 +373,3 @@ class RunConfig(Section):
         if mode != "train_only" and groups is not None:
             return [f"data.groups={groups} is read by run.mode=train_only alone; this is run.mode={mode}"]
         return []
-
-    def _voting_problems(self) -> list[str]:
-        problems = []
-        voting, k = self.voting, self.rollout.completions_per_prompt
-        if voting.train.num_completions is not None and not 2 <= voting.train.num_completions <= k:
-            problems.append(
-                f"voting.train.num_completions is {voting.train.num_completions}: of the {k} completions that vote "
-                "(rollout.completions_per_prompt) at least 2 and at most all can be trained on"
-            )
-        if voting.service.group_seconds >= self.deadlines.vote_seconds:
-            problems.append(
-                f"voting.service.group_seconds {voting.service.group_seconds:g} must be below deadlines.vote_seconds "
-                f"{self.deadlines.vote_seconds:g}: a group would count as lost before its own deadline"
-            )
-        if voting.batch.keep_fraction < 1 and voting.batch.max_rounds > 1:
-            problems.append(
-                "voting.batch: keep_fraction drops groups that max_rounds would draw again; use one of the two "
-                "(elect.min_agreement with max_rounds, or keep_fraction with more prompts per step)"
-            )
-        drops = voting.batch.no_signal == "drop" or voting.batch.max_rounds > 1
-        if voting.batch.unlabeled == "zero_reward" and drops:
-            problems.append(
-                "voting.batch.unlabeled=zero_reward keeps groups without a label, which no_signal=drop and max_rounds "
-                "would drop and draw again; use unlabeled=drop with those"
-            )
-        if voting.service.max_replicas is not None and voting.service.max_replicas < voting.service.num_replicas:
-            problems.append(
-                f"voting.service.max_replicas {voting.service.max_replicas} is below num_replicas "
-                f"{voting.service.num_replicas}"
-            )
-        return problems

@@ -102,3 +102,60 @@ class VotingSection(Section):
     """Replicas, worker processes, limits."""
     alarms: AlarmSection = AlarmSection()
     """When unread answers are too many."""
+
+    def problems(self, k: int, *, vote_seconds: float, stop_decided: bool = False) -> list[str]:
+        """What does not fit together, in a line each.
+
+        Args:
+            k: completions per prompt.
+            vote_seconds: deadlines.vote_seconds.
+            stop_decided: rollout.stop_decided.
+        """
+        problems = []
+        if self.train.num_completions is not None and not 2 <= self.train.num_completions <= k:
+            problems.append(
+                f"voting.train.num_completions is {self.train.num_completions}: of the {k} completions that vote "
+                "(rollout.completions_per_prompt) at least 2 and at most all can be trained on"
+            )
+        if self.service.group_seconds >= vote_seconds:
+            problems.append(
+                f"voting.service.group_seconds {self.service.group_seconds:g} must be below deadlines.vote_seconds "
+                f"{vote_seconds:g}: a group would count as lost before its own deadline"
+            )
+        if self.batch.keep_fraction < 1 and self.batch.max_rounds > 1:
+            problems.append(
+                "voting.batch: keep_fraction drops groups that max_rounds would draw again; use one of the two "
+                "(elect.min_agreement with max_rounds, or keep_fraction with more prompts per step)"
+            )
+        drops = self.batch.no_signal == "drop" or self.batch.max_rounds > 1
+        if self.batch.unlabeled == "zero_reward" and drops:
+            problems.append(
+                "voting.batch.unlabeled=zero_reward keeps groups without a label, which no_signal=drop and max_rounds "
+                "would drop and draw again; use unlabeled=drop with those"
+            )
+        if self.service.max_replicas is not None and self.service.max_replicas < self.service.num_replicas:
+            problems.append(
+                f"voting.service.max_replicas {self.service.max_replicas} is below num_replicas "
+                f"{self.service.num_replicas}"
+            )
+        return problems + (self._stop_problems(k) if stop_decided else [])
+
+    def _stop_problems(self, k: int) -> list[str]:
+        """Why completions cannot stop once the vote is decided; what rule and equivalence can is theirs to say."""
+        m = self.train.num_completions
+        unfit = {
+            f"voting.train.num_completions={m} trains on all {k} completions, and those are never stopped; set it to "
+            f"fewer than rollout.completions_per_prompt": m is None or m >= k,
+            "voting.train.choose=stratified chooses by what was answered; use first or random": (
+                self.train.choose == "stratified"
+            ),
+            f"voting.elect.min_agreement={self.elect.min_agreement:g} asks for the agreement, of which only a lower "
+            "bound is then known; set it to 0": self.elect.min_agreement > 0,
+            f"voting.elect.min_margin={self.elect.min_margin:g} asks for the margin, of which only a lower bound is "
+            "then known; set it to 0": self.elect.min_margin > 0,
+            f"voting.batch.keep_fraction={self.batch.keep_fraction:g} ranks groups by their agreement, of which only a "
+            "lower bound is then known; set it to 1": self.batch.keep_fraction < 1,
+            f"voting.labels={self.labels.name} takes labels from others than the group, whose own vote then decides "
+            "nothing; use labels=vote": self.labels.name != "vote",
+        }
+        return [f"rollout.stop_decided: {why}, or set stop_decided=false" for why, is_so in unfit.items() if is_so]

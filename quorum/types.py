@@ -17,6 +17,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from quorum.transfer import AdapterMerge as AdapterMerge
+from quorum.transfer import TensorMeta as TensorMeta
+from quorum.transfer import TransferInit as TransferInit
+from quorum.transfer import WeightManifest as WeightManifest
+from quorum.transfer import WeightReceipt as WeightReceipt
+from quorum.transfer import WeightUpdate as WeightUpdate
+
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
 
@@ -42,6 +49,8 @@ class Outcome(StrEnum):
     TRUNCATED = "truncated"
     TIMED_OUT = "timed_out"
     ERROR = "error"
+    STOPPED = "stopped"
+    """Ended before it answered, once the vote was decided without it; its agreement is unknown and counts as none."""
 
 
 class EndState(StrEnum):
@@ -150,7 +159,22 @@ class GroupRequest:
     """Completion i samples with `seed + i`; see `group_seed`."""
     required_version: int
     """The policy version that the sampler must hold."""
+    allows_newer: bool = False
+    """Whether a sampler that holds a later version may draw it too, and weights may be swapped while it runs."""
     attempt: int = 0
+    """How often a sampler was lost with it before."""
+    indices: tuple[int, ...] | None = None
+    """Completions to draw, of the `sampling.num_completions` that the group has; None draws all. A part of a split
+    group: its RolloutGroup holds these completions alone, with their indices in the whole group."""
+    vote_only: tuple[int, ...] = ()
+    """Completions that may be stopped once the vote is decided; empty stops none."""
+    voter: Any = None
+    """Handle of a voting replica whose `decided` says so; None where none is asked."""
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Indices of the completions to draw."""
+        return tuple(range(self.sampling.num_completions)) if self.indices is None else self.indices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +192,7 @@ class Completion:
     rollout_logprobs: Float32Array
     """[T] log-probability of each token under the distribution it was sampled from (after temperature and top-p)."""
     finish_reason: FinishReason
+    """abort: stopped before its end, because its vote could no longer change anything; never trained on."""
     spans: tuple[VersionSpan, ...]
     """Policy versions by token; starts at token 0."""
 
@@ -300,6 +325,11 @@ class Tally:
     self_certainties: tuple[float, ...] = ()
     """[k] likewise"""
 
+    @property
+    def num_stopped(self) -> int:
+        """Completions that were stopped because the vote was decided; agreement and margin are then lower bounds."""
+        return self.outcomes.count(Outcome.STOPPED)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
@@ -312,9 +342,10 @@ class Resolution:
     provenance: str
     """Where the label came from: "majority" of the group itself, or who else gave it."""
     agreement: float
-    """Winner's share of the configured denominator, in [0, 1]; 0 without a winner."""
+    """Winner's share of the configured denominator, in [0, 1]; 0 without a winner. A lower bound where completions were
+    stopped: they count as not agreeing."""
     margin: float
-    """Winner's share minus the runner-up's."""
+    """Winner's share minus the runner-up's, which those stopped count for."""
     end_state: EndState | None
     """Why the group leaves the batch; None keeps it."""
     is_paid: bool = True
@@ -410,72 +441,3 @@ class UpdateStats:
     seconds: float
     extra: Mapping[str, float] = field(default_factory=dict)
     """Further learn/* metrics by full name."""
-
-
-class TensorMeta(NamedTuple):
-    """One tensor of a published snapshot."""
-
-    name: str
-    dtype: str
-    """torch dtype without the prefix: "bfloat16", "float32"."""
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferInit:
-    """How one receiver process group is joined. Rank 0 is the learner; sampler workers follow.
-
-    The wire format between learner and samplers: buckets are sent in `WeightManifest` order, each one a
-    flat uint8 tensor of its tensors' bytes in order, by broadcast from rank 0.
-    """
-
-    backend: str
-    """"gloo", "nccl" or "ipc"."""
-    epoch: int
-    """Membership number: who joins, returns or leaves starts a new one."""
-    host: str
-    port: int
-    world_size: int
-    """1 + workers of all samplers."""
-    rank_offset: int
-    """Rank of this sampler's first tensor-parallel worker; worker w has rank_offset + w."""
-    timeout_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightManifest:
-    """What a published version consists of, bucket by bucket."""
-
-    version: int
-    incarnation: int
-    buckets: tuple[tuple[TensorMeta, ...], ...]
-    """Tensors of each bucket, in sending order."""
-
-    @property
-    def tensors(self) -> tuple[TensorMeta, ...]:
-        return tuple(meta for bucket in self.buckets for meta in bucket)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightUpdate:
-    """One sampler's orders for one weight update."""
-
-    manifest: WeightManifest
-    epoch: int
-    verify: bool
-    """Whether to hash every received tensor."""
-    timeout_seconds: float
-    payload: Mapping[str, object] = field(default_factory=dict)
-    """Backend extras (CUDA IPC handles); empty for gloo and nccl."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightReceipt:
-    """A sampler's proof of what it loaded."""
-
-    sampler_id: str
-    version: int
-    checksums: Mapping[str, str]
-    """blake2b-64 hex of each tensor's bytes as received in the engine process, by name; empty unless asked for."""
-    seconds: Mapping[str, float]
-    """By phase: pause, start, update, finish, resume."""

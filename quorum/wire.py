@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from quorum.types import TensorMeta
 
@@ -42,3 +43,20 @@ def layout(bucket: Sequence[TensorMeta]) -> Iterator[tuple[TensorMeta, slice]]:
 def checksum(data: memoryview) -> str:
     """blake2b-64 of a tensor's bytes, as 16 hex digits."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def adapter_names(weight: str) -> tuple[str, str]:
+    """Names under which the A and B matrices of a weight's adapter travel alone."""
+    return f"{weight}.lora_A", f"{weight}.lora_B"
+
+
+def merge_adapter(base: Any, a: Any, b: Any, scale: float, *, is_transposed: bool) -> Any:
+    """W + scale * B A in float32, the only way in which learner and receivers form it: their bits are the same.
+
+    Args:
+        base: [outputs, inputs] tensor; [inputs, outputs] if transposed.
+        a: [rank, inputs]
+        b: [outputs, rank]
+    """
+    base, a, b = base.float(), a.float(), b.float()
+    return base.addmm(*((a.T, b.T) if is_transposed else (b, a)), alpha=scale)

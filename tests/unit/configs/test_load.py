@@ -301,3 +301,33 @@ def test_settings_of_the_vote_that_contradict_each_other_are_refused(
 ) -> None:
     [problem] = problems_of(write(tmp_path, MINIMAL), settings)
     assert word in problem
+
+
+STOPPING = ["rollout.stop_decided=true", "voting.train.num_completions=8"]
+
+
+def test_completions_may_stop_once_the_vote_is_decided_where_fewer_train_than_vote(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, MINIMAL), STOPPING).rollout.stop_decided
+    kept = ["voting.batch.no_signal=drop", "voting.batch.max_rounds=2", "voting.elect.denominator=parsed"]
+    assert load_config(write(tmp_path, MINIMAL), STOPPING + kept).rollout.stop_decided
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("voting.train.num_completions=null", ["trains on all 16", "rollout.completions_per_prompt"]),
+        ("voting.train.num_completions=16", ["trains on all 16"]),
+        ("voting.train.choose=stratified", ["choose=stratified", "first or random"]),
+        ("voting.elect.min_agreement=0.5", ["min_agreement=0.5", "set it to 0"]),
+        ("voting.elect.min_margin=0.1", ["min_margin=0.1", "set it to 0"]),
+        ("voting.batch.keep_fraction=0.5", ["keep_fraction=0.5", "set it to 1"]),
+        ("voting.labels=ground_truth", ["labels=ground_truth", "labels=vote"]),
+    ],
+)
+def test_a_vote_that_cannot_be_decided_early_is_refused_by_name(tmp_path: Path, setting: str, words: list[str]) -> None:
+    path = write(tmp_path, MINIMAL)
+    [problem] = problems_of(path, [*STOPPING, setting])
+    assert problem.startswith("rollout.stop_decided: voting.")
+    assert all(word in problem for word in [*words, "stop_decided=false"])
+    fine = [*STOPPING, setting, "rollout.stop_decided=false"]
+    assert not load_config(path, fine).rollout.stop_decided
