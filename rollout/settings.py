@@ -42,6 +42,8 @@ class SamplerSettings:
     seed: int = 0
     """Engine seed. Tokens do not depend on it: every completion brings its own."""
     weight_backend: Literal["gloo", "nccl", "ipc"] = "gloo"
+    shares_device: bool = False
+    """Whether learner and sampler take turns on one device: the engine then sleeps while the other works."""
     initial_version: int = 0
     """Policy version of the weights at `model`; NO_VERSION when a transfer has to come first."""
     stop_seconds: float = 30.0
@@ -69,6 +71,8 @@ class SamplerProbe:
     version: int
     tokens_generated: int
     num_running: int
+    is_updating: bool = False
+    """Whether a weight update is under way: no token comes meanwhile, and its own deadlines watch it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,11 @@ class SamplerInfo:
     """Group of the actor and all its children, where the actor leads one of its own."""
     child_pids: tuple[int, ...]
     """Engine core, workers, resource trackers and the watchdog, as of the end of the start."""
+    watchdog_pid: int | None = None
+    """It sweeps up after the others, and ends by itself."""
     start_seconds: float
+    ready_at: float = 0.0
+    """Wall time at the end of the start: a process of one of these numbers that began later is somebody else's."""
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from quorum.registry import Entry, Registry
-from rollout.engines.fake import FakeEngine, FakeOptions
+from rollout.engines.fake import FakeEngine
+from rollout.engines.fake_options import FakeOptions
 from rollout.engines.vllm import VllmEngine
 from rollout.engines.vllm_options import VllmOptions
 

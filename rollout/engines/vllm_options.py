@@ -40,6 +40,8 @@ class DeviceProfile:
     """Executor of an engine with one worker; None leaves it to vLLM."""
     min_batched_tokens: int | None = None
     """Lower bound of max_num_batched_tokens, besides max_model_len; None leaves it to vLLM."""
+    can_sleep: bool = False
+    """Whether an engine can give the device's memory up and take it back."""
     has_own_kv_budget: bool = False
     """Whether settings.kv_cache_gib sizes the KV cache."""
 
@@ -63,7 +65,7 @@ PROFILES = {
         min_batched_tokens=4096,
         has_own_kv_budget=True,
     ),
-    "cuda": DeviceProfile(environment={}, engine_args={"enable_prefix_caching": True}),
+    "cuda": DeviceProfile(environment={}, engine_args={"enable_prefix_caching": True}, can_sleep=True),
 }
 
 OWNED = {
@@ -89,6 +91,8 @@ def set_environment(settings: SamplerSettings, environ: MutableMapping[str, str]
     environ.update(profile.environment)
     environ["VLLM_LOGGING_LEVEL"] = settings.log_level
     environ["VLLM_NO_USAGE_STATS"] = "1"
+    if "TMPDIR" in environ:
+        environ["VLLM_RPC_BASE_PATH"] = environ["TMPDIR"]  # vLLM removes none of its sockets
     if profile.has_own_kv_budget:
         environ["VLLM_CPU_OMP_THREADS_BIND"] = settings.cpu_binding or "nobind"
         environ["OMP_NUM_THREADS"] = str(settings.num_threads)
@@ -106,6 +110,8 @@ def engine_arguments(settings: SamplerSettings) -> dict[str, Any]:
         arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
     if settings.weight_backend == "ipc":
         arguments["gpu_memory_utilization"] = SHARED_GPU_SHARE
+    if settings.shares_device and profile.can_sleep:
+        arguments["enable_sleep_mode"] = True
     if settings.tensor_parallel_size > 1:
         # Inside a Ray placement group vLLM would otherwise start Ray actors of its own.
         arguments["distributed_executor_backend"] = "mp"
