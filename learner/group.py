@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,13 +115,14 @@ class LearnerGroup(RankCalls):
         """Name and process id of every rank."""
         return [(f"rank {i}", process["pid"]) for i, process in enumerate(self.processes)]
 
-    def update(self, batch: TrainingBatch) -> UpdateStats:
+    def update(self, batch: TrainingBatch, meanwhile: Callable[[float], None] | None = None) -> UpdateStats:
         """Take a step's updates on a batch; blocks.
 
         An empty batch (no trained completion, or no tokens) makes no update and says so: `num_updates` is 0.
 
         Args:
             batch: its groups are ScoredGroups or references to them, which only the ranks resolve.
+            meanwhile: called again and again while the ranks work, with the seconds it may take.
 
         Raises:
             NonFiniteLoss: the optimizer was not stepped; restart the learner from a checkpoint to go on.
@@ -135,7 +136,8 @@ class LearnerGroup(RankCalls):
             actor.update.remote(replace(orders, groups=_references(batch, orders)))
             for actor, orders in zip(self.actors, planned.orders, strict=True)
         ]
-        results = self._collect(refs, f"the update of step {batch.step}", self.config.deadlines.learn_seconds, True)
+        what, limit = f"the update of step {batch.step}", self.config.deadlines.learn_seconds
+        results = self._collect(refs, what, limit, on_progress=True, meanwhile=meanwhile)
         self._version += bool(results[0].num_updates)
         return self._stats(batch.step, planned, results[0], time.monotonic() - start)
 
@@ -221,7 +223,7 @@ class LearnerGroup(RankCalls):
 
     def join_transfer(self, init: TransferInit) -> Any:
         """Let rank 0 join the epoch. Returns a reference that is done once every receiver has joined."""
-        return self.actors[0].join_transfer.options(concurrency_group="transfer").remote(init)
+        return self.actors[0].join_transfer.options(concurrency_group="join").remote(init)
 
     def close_transfer(self, epoch: int) -> None:
         """Leave an epoch that is no longer used."""
@@ -238,12 +240,12 @@ class LearnerGroup(RankCalls):
         ]
 
     def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
-        """CUDA IPC handles of a version's buckets, for a sampler on the same GPU; hold until `clear_ipc`."""
+        """CUDA IPC handles of a version's buckets by GPU, for samplers that share one; hold until `clear_ipc`."""
         return self._all("share_ipc", version, phase="share_ipc", timeout=self._sync_seconds, lane="transfer")[0]
 
     def clear_ipc(self) -> None:
         """Free what `share_ipc` staged, once every receipt has come back."""
-        self._one(0, "clear_ipc", timeout=self._sync_seconds, lane="transfer")
+        self._all("clear_ipc", phase="clear_ipc", timeout=self._sync_seconds, lane="transfer")
 
     def save(self, path: str, client_state: dict[str, Any]) -> Saving:
         """Write a checkpoint below `path`; blocks until the ranks may go on changing what they hold.

@@ -7,7 +7,7 @@ names, with the adapters merged in; the trained weights themselves are never mer
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from configs.learner_sections import LoraSection
 from learner.zero import ZeroEngine, shape_of
 from quorum.errors import DataError
+from quorum.types import AdapterMerge, TensorMeta
+from quorum.wire import adapter_names, merge_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -72,8 +74,8 @@ class Weight:
         """The weight while its sources are gathered: the parameter itself, or base and adapter summed in float32."""
         if len(self.sources) == 1:
             return self.sources[0].detach()
-        base, a, b = (source.detach().float() for source in self.sources)
-        return torch.addmm(base, *((a.T, b.T) if self.is_transposed else (b, a)), alpha=self.scale)
+        base, a, b = (source.detach() for source in self.sources)
+        return merge_adapter(base, a, b, self.scale, is_transposed=self.is_transposed)
 
 
 def published_weights(model: nn.Module) -> list[Weight]:
@@ -96,6 +98,34 @@ def published_weights(model: nn.Module) -> list[Weight]:
             )
         )
     return weights
+
+
+def adapters_alone(weights: Sequence[Weight]) -> list[Weight]:
+    """The A and B matrices of published weights, each as a weight of its own."""
+    return [
+        Weight(name, shape_of(part), (part,))
+        for weight in weights
+        if len(weight.sources) > 1
+        for name, part in zip(adapter_names(weight.name), weight.sources[1:], strict=True)
+    ]
+
+
+def plan_merges(weights: Sequence[Weight], dtype: torch.dtype) -> tuple[AdapterMerge, ...]:
+    """How receivers make the published weights, in `dtype`, of adapters alone."""
+    return tuple(
+        AdapterMerge(
+            TensorMeta(weight.name, name_of(dtype), weight.shape),
+            name_of(weight.sources[0].dtype),
+            weight.scale if len(weight.sources) > 1 else None,
+            weight.is_transposed,
+        )
+        for weight in weights
+    )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """A type's name without its prefix: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def base_name(name: str) -> str:

@@ -1,9 +1,9 @@
 """One learner rank: a Ray actor that holds a share of the policy under ZeRO.
 
-Four lanes of calls run side by side: the training lane (start, update, publish, save, load, export), the
-transfer lane (open, join, send), the storage lane (hash, publish a checkpoint) and the probe lane (progress), so
-that a probe answers during an update, and a joining sampler is served and a written checkpoint is hashed while the
-next update computes.
+Five lanes of calls run side by side: the training lane (start, update, publish, save, load, export), the
+transfer lane (open, send), the join lane, so that a sampler that dies joining holds up no transfer, the storage lane
+(hash, publish a checkpoint) and the probe lane (progress), so that a probe answers during an update, and a joining
+sampler is served and a written checkpoint is hashed while the next update computes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from quorum.types import GroupScores, ScoredGroup
 if TYPE_CHECKING:
     from learner.orders import StepOrders, StepSums
 
-LANES = {"transfer": 1, "probe": 1, "storage": 1}
+LANES = {"transfer": 1, "join": 2, "probe": 1, "storage": 1}
 """Concurrency groups of the actor beside the training lane, and their threads."""
 
 

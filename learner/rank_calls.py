@@ -15,6 +15,8 @@ from quorum.errors import QuorumError, RankFailure
 
 POLL_SECONDS = 2.0
 """How often the ranks are asked for progress while they work."""
+MEANWHILE_SECONDS = 0.02
+"""For the driver's other business between two looks at the ranks."""
 GRACE_SECONDS = 5.0
 """How long the other ranks are heard after one failed: the one that died is the cause, not those it left waiting."""
 PROBE_SECONDS = 10.0
@@ -61,13 +63,21 @@ class RankCalls:
         bound = getattr(actor, method)
         return (bound.options(concurrency_group=lane) if lane else bound).remote
 
-    def _collect(self, refs: Sequence[Any], phase: str, seconds: float, on_progress: bool = False) -> list[Any]:
+    def _collect(
+        self,
+        refs: Sequence[Any],
+        phase: str,
+        seconds: float,
+        on_progress: bool = False,
+        meanwhile: Callable[[float], None] | None = None,
+    ) -> list[Any]:
         """Results of all ranks, in rank order.
 
         Args:
             refs: one per rank (or a single one, of rank 0).
             phase: what the ranks are doing, for the error.
             seconds: the limit; with `on_progress` it starts again whenever a rank gets ahead.
+            meanwhile: called again and again while the ranks work, with the seconds it may take.
 
         Raises:
             RankFailure: a rank died, failed or stalled. All ranks have been killed.
@@ -75,15 +85,21 @@ class RankCalls:
         """
         import ray
 
-        deadline, seen, pending = time.monotonic() + seconds, None, list(refs)
+        deadline, asked, seen, pending = time.monotonic() + seconds, time.monotonic(), None, list(refs)
         while pending:
             wait = min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))
+            if meanwhile is not None:
+                began = time.monotonic()
+                meanwhile(min(wait, MEANWHILE_SECONDS))
+                wait = max(0.0, began + min(wait, MEANWHILE_SECONDS) - time.monotonic())
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=wait)
             failed = [ref for ref in done if _error_of(ref)]
             if failed:
                 raise self._failure(refs, phase)
-            if pending and on_progress and (now := self.progress()) != seen:
-                seen, deadline = now, time.monotonic() + seconds
+            if pending and on_progress and time.monotonic() - asked >= POLL_SECONDS:
+                asked = time.monotonic()
+                if (now := self.progress()) != seen:
+                    seen, deadline = now, time.monotonic() + seconds
             if pending and time.monotonic() >= deadline:
                 late = [f"rank {i}" for i, ref in enumerate(refs) if ref in pending]
                 doing = ", ".join(f"rank {i}: {p.phase if p else 'no answer'}" for i, p in enumerate(self.progress()))

@@ -1,13 +1,14 @@
 """Sending halves of the weight transports. Rank 0 sends; the other ranks hand it the buckets that they own.
 
-The wire format is `quorum.types.TransferInit`'s. A send that fails never leaves a rank in a collective: every
-rank finishes handing over its buckets, then all raise the same error.
+The wire format is `quorum.types.TransferInit`'s. A send that fails never leaves a rank in a collective: every rank
+hands over all its buckets, then all raise the same error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
@@ -16,11 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from learner.exchange import BucketExchange
 from learner.rendezvous import listen, store_over
 from learner.weights import Snapshot
+from quorum.deadline import poll, run_within
 from quorum.errors import WeightSyncError
 from quorum.types import TransferInit
-from quorum.wire import bucket_bytes
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -32,7 +34,7 @@ class Sender(Protocol):
         """Block until every receiver has joined, at most `init.timeout_seconds`."""
 
     def broadcast(self, flat: Tensor, seconds: float) -> None:
-        """Send one bucket: [bytes] uint8 on the host."""
+        """Send one bucket: [bytes] uint8 on the host. A receiver may take `seconds` for it."""
 
     def close(self) -> None:
         """Leave the group; receivers still waiting get an error."""
@@ -53,6 +55,7 @@ class GlooSender:
         self.listener = None
 
     def join(self, init: TransferInit) -> None:
+        """See `Sender`. Gloo's own deadline holds per connection, and would come several times as late."""
         options = dist.ProcessGroupGloo._Options()
         options._timeout = timedelta(seconds=init.timeout_seconds)
         options._devices = [
@@ -60,13 +63,23 @@ class GlooSender:
             if init.host in LOOPBACK
             else dist.ProcessGroupGloo.create_default_device()
         ]
+        self.store.set_timeout(options._timeout)
         store = dist.PrefixStore(f"quorum-{init.epoch}", self.store)
-        self.group = dist.ProcessGroupGloo(store, 0, init.world_size, options)
+        self.group = run_within(
+            init.timeout_seconds,
+            lambda: dist.ProcessGroupGloo(store, 0, init.world_size, options),
+            f"joining transfer epoch {init.epoch}",
+        )
 
     def broadcast(self, flat: Tensor, seconds: float) -> None:
-        self.group.broadcast(flat, 0).wait(timedelta(seconds=seconds))
+        """See `Sender`. The operation's own deadline ends it, so that it never outlives its group."""
+        if self.group is None:
+            raise RuntimeError("no receiver has joined this transfer epoch")
+        deadline = timedelta(seconds=seconds)
+        self.group.broadcast(flat, 0, timeout=deadline).wait(deadline * self.group.size())
 
     def close(self) -> None:
+        """See `Sender`."""
         self.group = self.store = None
         if self.listener is not None:
             self.listener.close()
@@ -80,6 +93,12 @@ class NcclSender:
     communicator: Any = None
 
     def join(self, init: TransferInit) -> None:
+        """See `Sender`."""
+        self.communicator = run_within(
+            init.timeout_seconds, lambda: self._connect(init), f"joining transfer epoch {init.epoch}"
+        )
+
+    def _connect(self, init: TransferInit) -> Any:
         from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
         from vllm.distributed.utils import StatelessProcessGroup
 
@@ -90,15 +109,19 @@ class NcclSender:
             world_size=init.world_size,
             store_timeout=max(1, int(init.timeout_seconds)),
         )
-        self.communicator = PyNcclCommunicator(group, device=self.device)
+        return PyNcclCommunicator(group, device=self.device)
 
     def broadcast(self, flat: Tensor, seconds: float) -> None:
-        del seconds  # NCCL has no deadline of its own; the caller of `send` ends the rank
+        """See `Sender`. NCCL has no deadline: the device is asked until ours has passed, then `close` aborts."""
+        if self.communicator is None:
+            raise RuntimeError("no receiver has joined this transfer epoch")
         on_device = flat.to(self.device)
-        self.communicator.broadcast(on_device, src=0, stream=torch.cuda.current_stream())
-        torch.cuda.current_stream().synchronize()
+        stream = torch.cuda.current_stream()
+        self.communicator.broadcast(on_device, src=0, stream=stream)
+        poll(stream.record_event().query, seconds, "the broadcast")
 
     def close(self) -> None:
+        """See `Sender`. `destroy` aborts what is still under way."""
         communicator, self.communicator = self.communicator, None
         if hasattr(communicator, "destroy"):
             communicator.destroy()
@@ -106,18 +129,21 @@ class NcclSender:
 
 @dataclass
 class IpcHandles:
-    """Buckets of one version staged on a GPU that a sampler shares; alive until the next call or `clear`."""
+    """Buckets of one version on this rank's GPU, which a sampler shares; alive until the next call or `clear`."""
 
     staged: list[Tensor] = field(default_factory=list)
 
-    def stage(self, flats: list[Tensor], device: torch.device) -> list[dict[str, tuple[Any, ...]]]:
+    def stage(self, flats: Iterable[Tensor], device: torch.device) -> None:
+        """Copy buckets to the device, one at a time."""
+        self.clear()
+        self.staged = [flat.to(device, copy=True) for flat in flats]
+
+    def handles(self) -> list[dict[str, tuple[Any, ...]]]:
         """Per bucket {GPU uuid: arguments of rebuild_cuda_tensor}, as the samplers' payload wants them."""
         from torch.multiprocessing.reductions import reduce_tensor
 
-        self.clear()
-        self.staged = [flat.to(device) for flat in flats]
-        torch.cuda.synchronize(device)
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        torch.cuda.synchronize()
+        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
         return [{uuid: reduce_tensor(flat)[1]} for flat in self.staged]
 
     def clear(self) -> None:
@@ -127,15 +153,25 @@ class IpcHandles:
             torch.cuda.ipc_collect()
 
 
+def merge_handles(ranks: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Per bucket the handles of all ranks by GPU, from every rank's handles per bucket."""
+    return [{uuid: handle for part in parts for uuid, handle in part.items()} for parts in zip(*ranks, strict=True)]
+
+
 def open_sender(
     backend: str, host: str, port: int, world_size: int, device: torch.device, timeout: timedelta
 ) -> tuple[Any, int]:
     """Prepare to be joined at (host, port), any free port for 0. Returns before anyone joins.
 
     Raises:
-        WeightSyncError: `backend` joins no group.
+        WeightSyncError: `backend` joins no group, or the port is taken.
     """
-    listener, port = listen(host, port)
+    try:
+        listener, port = listen(host, port)
+    except OSError as error:
+        raise WeightSyncError(
+            f"the learner cannot listen for samplers on {host}:{port}: {error}; set sync.port to 0 for any free one"
+        ) from error
     if backend == "gloo":
         sender = GlooSender(listener)
         sender.serve(host, world_size, timeout)
@@ -146,64 +182,36 @@ def open_sender(
     raise WeightSyncError(f"weight transfer backend {backend!r} joins no group; expected gloo or nccl")
 
 
-class BucketExchange:
-    """Hands buckets from their owners to rank 0, over a Gloo group apart from the training collectives."""
-
-    def __init__(self, rank: int, world_size: int, timeout: timedelta) -> None:
-        """Create the group; a collective of all ranks."""
-        self.rank, self.world_size = rank, world_size
-        self.group = dist.new_group(backend="gloo", timeout=timeout) if world_size > 1 else None
-
-    def agree(self, error: str, timeout_seconds: float) -> None:
-        """Raise on every rank what went wrong on any.
-
-        Raises:
-            WeightSyncError: some rank passed a non-empty `error`; names the ranks.
-        """
-        errors = self.gather(error, timeout_seconds)
-        found = [f"rank {rank}: {text}" for rank, text in enumerate(errors) if text]
-        if found:
-            raise WeightSyncError("; ".join(found))
-
-    def gather(self, value: Any, timeout_seconds: float) -> list[Any]:
-        """Every rank's `value`, on every rank."""
-        del timeout_seconds  # the group's own timeout bounds it
-        if self.group is None:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self.group)
-        return values
-
-    def to_rank_zero(self, snapshot: Snapshot, index: int) -> Tensor | None:
-        """Bucket `index` on rank 0; None elsewhere. A call of every rank, in bucket order."""
-        owner = snapshot.owner_of(index)
-        if owner == self.rank == 0:
-            return snapshot.owned[index]
-        if self.rank == 0:
-            flat = torch.empty(bucket_bytes(snapshot.manifest.buckets[index]), dtype=torch.uint8)
-            dist.recv(flat, src=owner, group=self.group, tag=index)
-            return flat
-        if owner == self.rank:
-            dist.send(snapshot.owned[index], dst=0, group=self.group, tag=index)
-        return None
-
-
 def send_snapshot(exchange: BucketExchange, snapshot: Snapshot, sender: Sender | None, timeout_seconds: float) -> None:
     """Broadcast a snapshot to the receivers of one epoch. A call of every rank; only rank 0 has a `sender`.
 
+    While rank 0 broadcasts a bucket, the next ones that others own are on their way to it.
+
     Raises:
-        WeightSyncError: on every rank, when the broadcast failed on rank 0.
+        WeightSyncError: on every rank, when the broadcast failed on rank 0, or when a rank died or hangs.
     """
-    error = ""
-    for index in range(len(snapshot.manifest.buckets)):
-        flat = exchange.to_rank_zero(snapshot, index)
-        if flat is None or error:
-            continue
-        try:
-            assert sender is not None
-            sender.broadcast(flat, timeout_seconds)
-        except (RuntimeError, OSError, AssertionError) as failure:
-            error = f"bucket {index} of {len(snapshot.manifest.buckets)} was not sent: {failure}"
-            with contextlib.suppress(RuntimeError, OSError):
-                sender.close()
-    exchange.agree(error, timeout_seconds)
+    if exchange.rank:
+        exchange.hand_over(snapshot, timeout_seconds)
+        exchange.agree("")
+        return
+    assert sender is not None
+    error, num_buckets = "", len(snapshot.manifest.buckets)
+    try:
+        for index, flat in enumerate(exchange.gather(snapshot, timeout_seconds)):
+            if error:
+                continue  # the owners are relieved of what they still hold out
+            try:
+                sender.broadcast(flat, timeout_seconds)
+            except (RuntimeError, OSError) as failure:
+                error = f"bucket {index + 1} of {num_buckets} was not sent: {failure}"
+                close_quietly(sender)
+    except WeightSyncError:
+        close_quietly(sender)  # receivers must not wait for a bucket that will never be whole
+        raise
+    exchange.agree(error)
+
+
+def close_quietly(sender: Sender) -> None:
+    """Close a sender that has failed; what its group says to that adds nothing."""
+    with contextlib.suppress(RuntimeError, OSError):
+        sender.close()

@@ -13,9 +13,10 @@ from quorum.errors import WeightSyncError
 from quorum.types import TransferInit, WeightManifest
 
 if TYPE_CHECKING:
+    from learner.exchange import BucketExchange
     from learner.models import LearnerModels
     from learner.rank import RankSettings
-    from learner.transfer import BucketExchange, IpcHandles
+    from learner.transfer import IpcHandles
     from learner.weights import SnapshotStore
     from learner.zero import ZeroEngine
 
@@ -46,7 +47,8 @@ class TransferLane:
 
     def _open_lane(self) -> None:
         """Prepare for transfers, once the process group is up. A collective."""
-        from learner.transfer import BucketExchange, IpcHandles
+        from learner.exchange import BucketExchange
+        from learner.transfer import IpcHandles
         from learner.weights import SnapshotStore
 
         timeout = timedelta(seconds=self.settings.config.deadlines.sync_seconds)
@@ -57,7 +59,7 @@ class TransferLane:
 
     def publish(self, version: int, incarnation: int, of: WeightsOf = "policy") -> WeightManifest:
         """Copy the current weights of the policy, or of its average, into a snapshot that can be sent from now on. A
-        collective."""
+        collective. With `sync.lora: adapters` it holds the adapters alone."""
         import torch
 
         from learner.weights import take_snapshot
@@ -71,6 +73,7 @@ class TransferLane:
             dtype=getattr(torch, config.rollout.dtype),
             max_bytes=config.sync.bucket_mib << 20,
             rank=self.settings.rank,
+            only_adapters=config.sync.lora == "adapters",
         )
         self._snapshots[of].add(snapshot)
         return snapshot.manifest
@@ -91,15 +94,16 @@ class TransferLane:
         return host, port
 
     def join_transfer(self, init: TransferInit) -> None:
-        """Transfer lane, rank 0: block until all receivers of the epoch have joined.
+        """Join lane, rank 0: block until all receivers of the epoch have joined.
 
         Raises:
-            WeightSyncError: they did not, within `init.timeout_seconds`.
+            WeightSyncError: they did not, within `init.timeout_seconds`, or the epoch was closed meanwhile.
         """
-        if init.epoch not in self._senders:
+        sender = self._senders.get(init.epoch)
+        if sender is None:
             raise WeightSyncError(f"transfer epoch {init.epoch} was not opened, or has been closed")
         try:
-            self._senders[init.epoch].join(init)
+            sender.join(init)
         except (RuntimeError, OSError) as error:
             self.close_transfer(init.epoch)
             expected = init.world_size - 1
@@ -107,6 +111,9 @@ class TransferLane:
                 f"not all {expected} receivers joined transfer epoch {init.epoch} within {init.timeout_seconds:.0f} s: "
                 f"{error}"
             ) from error
+        if self._senders.get(init.epoch) is not sender:
+            sender.close()
+            raise WeightSyncError(f"transfer epoch {init.epoch} was closed while receivers joined it")
 
     def close_transfer(self, epoch: int) -> None:
         """Transfer lane: leave an epoch's group, if there is one."""
@@ -127,20 +134,21 @@ class TransferLane:
         snapshots = self._snapshots[of]
         if version not in snapshots.versions():
             error = f"{of} version {version} is not held (held: {snapshots.versions()})"
-        self._exchange.agree(error, timeout_seconds)
+        self._exchange.agree(error)
         with snapshots.reading(version) as snapshot:
             send_snapshot(self._exchange, snapshot, sender, timeout_seconds)
 
     def share_ipc(self, version: int) -> list[Mapping[str, Any]]:
-        """Stage a version on rank 0's GPU for the samplers there. A call of every rank.
+        """Stage a version on every rank's GPU for the samplers there. A call of every rank.
 
         Returns:
-            CUDA IPC handles per bucket on rank 0, nothing elsewhere.
+            Per bucket the CUDA IPC handles of all ranks, by GPU uuid; the same on every rank.
         """
+        from learner.transfer import merge_handles
+
         with self._snapshots["policy"].reading(version) as snapshot:
-            flats = [self._exchange.to_rank_zero(snapshot, index) for index in range(len(snapshot.manifest.buckets))]
-            whole = [flat for flat in flats if flat is not None]
-            return self._ipc.stage(whole, self._engine.device) if self.settings.rank == 0 else []
+            self._ipc.stage(self._exchange.to_all(snapshot), self._engine.device)
+        return merge_handles(self._exchange.collect(self._ipc.handles()))
 
     def clear_ipc(self) -> None:
         """Transfer lane: free what `share_ipc` staged."""

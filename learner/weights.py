@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from learner.lora import Weight, published_weights
+from learner.lora import Weight, adapters_alone, name_of, plan_merges, published_weights
 from learner.zero import ZeroEngine, shape_of
 from quorum.errors import WeightSyncError
 from quorum.types import TensorMeta, WeightManifest
@@ -127,6 +127,7 @@ def take_snapshot(
     dtype: torch.dtype,
     max_bytes: int,
     rank: int,
+    only_adapters: bool = False,
 ) -> Snapshot:
     """Copy the policy's weights out of the engine, bucket by bucket. A collective under ZeRO-3.
 
@@ -136,11 +137,22 @@ def take_snapshot(
         dtype: the samplers' type. Buffers are not weights and stay out.
         max_bytes: size of a bucket.
         rank: this rank; it copies only the buckets it will own.
+        only_adapters: leave the base weights out, which receivers read themselves. Adapters keep the type in which
+            they are trained, because the sum is formed of that.
     """
-    weights = {weight.name: weight for weight in published_weights(model)}
-    name_of_dtype = str(dtype).removeprefix("torch.")
-    metas = [TensorMeta(name, name_of_dtype, weight.shape) for name, weight in weights.items()]
-    manifest = WeightManifest(version=version, incarnation=incarnation, buckets=plan_buckets(metas, max_bytes))
+    published = published_weights(model)
+    sent = adapters_alone(published) if only_adapters else published
+    weights = {weight.name: weight for weight in sent}
+    metas = [
+        TensorMeta(weight.name, name_of(weight.sources[0].dtype if only_adapters else dtype), weight.shape)
+        for weight in sent
+    ]
+    manifest = WeightManifest(
+        version=version,
+        incarnation=incarnation,
+        buckets=plan_buckets(metas, max_bytes),
+        merges=plan_merges(published, dtype) if only_adapters else (),
+    )
     snapshot = Snapshot(manifest=manifest, num_owners=engine.world_size, owned={})
     for index, bucket in enumerate(manifest.buckets):
         is_owner = snapshot.owner_of(index) == rank
@@ -149,7 +161,7 @@ def take_snapshot(
         for part in _gather_together(bucket, weights, max_bytes):
             with engine.gathered([source for meta, _ in part for source in weights[meta.name].sources]):
                 for meta, place in part if is_owner else ():
-                    into = snapshot.owned[index][place].view(dtype)
+                    into = snapshot.owned[index][place].view(getattr(torch, meta.dtype))
                     into.copy_(weights[meta.name].read().reshape(-1))
     return snapshot
 

@@ -8,11 +8,7 @@ from __future__ import annotations
 ENGINE_NAMES = {"gloo": "gloo", "nccl": "quorum_nccl", "ipc": "quorum_ipc"}
 """Transport -> name in vLLM's registry. vLLM has engines called nccl and ipc of its own; ours speak buckets."""
 
-_CLASSES = {
-    "gloo": ("rollout.transfer.gloo", "GlooReceiver"),
-    "nccl": ("rollout.transfer.nccl", "NcclReceiver"),
-    "ipc": ("rollout.transfer.ipc", "IpcReceiver"),
-}
+_RECEIVER = ("rollout.transfer.receiver", "BucketReceiver")
 
 
 def register() -> None:
@@ -22,6 +18,6 @@ def register() -> None:
     """
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    for transport, name in ENGINE_NAMES.items():
+    for name in ENGINE_NAMES.values():
         if name not in WeightTransferEngineFactory._registry:
-            WeightTransferEngineFactory.register_engine(name, *_CLASSES[transport])
+            WeightTransferEngineFactory.register_engine(name, *_RECEIVER)

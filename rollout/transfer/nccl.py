@@ -1,6 +1,6 @@
-"""NCCL receiver: one broadcast from rank 0 per bucket through vLLM's PyNcclCommunicator.
+"""NCCL transport: one broadcast from rank 0 per bucket through vLLM's PyNcclCommunicator.
 
-Expects the same bytes as the Gloo receiver: bucket by bucket in manifest order, one flat uint8 device tensor of
+Expects the same bytes as the Gloo transport: bucket by bucket in manifest order, one flat uint8 device tensor of
 the bucket's exact size. Rank 0 joins with `StatelessProcessGroup.create(host, port, 0, world_size)` and
 `PyNcclCommunicator(group, device)`, and broadcasts in the same order.
 """
@@ -10,26 +10,35 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.distributed.weight_transfer.nccl_common import stateless_init_process_group
 
-from rollout.transfer.receiver import BucketReceiver, JoinInfo, UpdateInfo
+from quorum.deadline import poll, run_within
+from rollout.transfer.wire import JoinOrder, UpdateOrder
 
 
-class NcclReceiver(BucketReceiver):
-    """Registered with vLLM as "quorum_nccl". A broadcast that never comes is ended by the sampler's deadline."""
+class NcclTransport:
+    """See `rollout.transfer.intake.Transport`. NCCL has no deadline: the device is asked until ours has passed."""
 
-    _communicator: Any = None
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._communicator: Any = None
 
-    def _join(self, info: JoinInfo, rank: int) -> None:
-        self._communicator = stateless_init_process_group(info.host, info.port, rank, info.world_size, self.device)
+    def join(self, order: JoinOrder, rank: int) -> None:
+        """See `rollout.transfer.intake.Transport`."""
+        from vllm.distributed.weight_transfer.nccl_common import stateless_init_process_group
 
-    def _receive_bucket(self, number: int, num_bytes: int, info: UpdateInfo) -> torch.Tensor:
-        flat = self._buffer[:num_bytes]
-        self._communicator.broadcast(flat, src=0, stream=torch.cuda.current_stream())
-        torch.cuda.current_stream().synchronize()
-        return flat
+        def connect() -> Any:
+            return stateless_init_process_group(order.host, order.port, rank, order.world_size, self._device)
 
-    def _leave(self) -> None:
+        self._communicator = run_within(order.timeout_seconds, connect, f"joining transfer epoch {order.epoch}")
+
+    def receive(self, number: int, flat: torch.Tensor, order: UpdateOrder) -> None:
+        """See `rollout.transfer.intake.Transport`."""
+        stream = torch.cuda.current_stream()
+        self._communicator.broadcast(flat, src=0, stream=stream)
+        poll(stream.record_event().query, order.timeout_seconds, f"the broadcast of bucket {number + 1}")
+
+    def leave(self) -> None:
+        """See `rollout.transfer.intake.Transport`. Ends what is still under way: `destroy` aborts the communicator."""
         communicator, self._communicator = self._communicator, None
         if hasattr(communicator, "destroy"):
             communicator.destroy()

@@ -1,14 +1,14 @@
-"""What all transports share inside an engine worker: buckets in, layers loaded, checksums kept.
+"""Our receiver in vLLM's worker process: what arrives is loaded layer by layer, and a receipt is kept.
 
-Runs in vLLM's worker process. Imports vLLM; only vLLM itself imports this module, through the registry.
+One class for all transports; vLLM knows it under a name per transport. Only vLLM itself imports this module, through
+the registry.
 """
 
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,41 +21,34 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from quorum.wire import bucket_bytes
-from rollout.transfer.wire import buckets_from_plain, largest_bucket_bytes, split_bucket, tensor_checksum
+from quorum.types import AdapterMerge
+from rollout.transfer import ENGINE_NAMES
+from rollout.transfer.adapters import BaseWeights, merged_weights
+from rollout.transfer.gloo import GlooTransport
+from rollout.transfer.intake import BucketIntake
+from rollout.transfer.ipc import IpcTransport
+from rollout.transfer.nccl import NcclTransport
+from rollout.transfer.wire import JoinOrder, UpdateOrder, merges_from_plain
+
+_TRANSPORTS = {
+    ENGINE_NAMES["gloo"]: GlooTransport,
+    ENGINE_NAMES["nccl"]: NcclTransport,
+    ENGINE_NAMES["ipc"]: IpcTransport,
+}
 
 
 @dataclass
-class JoinInfo(WeightTransferInitInfo):
-    """`quorum.types.TransferInit`, in the plain types that vLLM passes between its processes."""
-
-    epoch: int
-    host: str
-    port: int
-    world_size: int
-    rank_offset: int
-    timeout_seconds: float
+class JoinInfo(JoinOrder, WeightTransferInitInfo):
+    """`JoinOrder` as vLLM wants it."""
 
 
 @dataclass
-class UpdateInfo(WeightTransferUpdateInfo):
-    """One update's orders, in plain types."""
-
-    version: int
-    epoch: int
-    buckets: list[list[list[Any]]]
-    """See `rollout.transfer.wire.manifest_to_plain`."""
-    verify: bool
-    timeout_seconds: float
-    payload: dict[str, Any] = field(default_factory=dict)
+class UpdateInfo(UpdateOrder, WeightTransferUpdateInfo):
+    """`UpdateOrder` as vLLM wants it."""
 
 
 class BucketReceiver(WeightTransferEngine[JoinInfo, UpdateInfo]):
-    """Receives a manifest's buckets and loads them layer by layer.
-
-    A transport supplies `_join`, `_receive_bucket` and `_leave`. One buffer, as large as the largest bucket,
-    is reused for all buckets of all updates.
-    """
+    """Receives a manifest's buckets and loads them."""
 
     init_info_cls = JoinInfo
     update_info_cls = UpdateInfo
@@ -63,26 +56,13 @@ class BucketReceiver(WeightTransferEngine[JoinInfo, UpdateInfo]):
     def __init__(self, config: Any, vllm_config: Any, device: torch.device, model: torch.nn.Module) -> None:
         super().__init__(config, vllm_config, device, model)
         self._tied_heads = find_tied_heads(model)
-        self._buffer = torch.empty(0, dtype=torch.uint8, device=device)
-        self._epoch: int | None = None
+        self._intake = BucketIntake(_TRANSPORTS[config.backend](device), device)
+        self._base: BaseWeights | None = None
         self._receipt: dict[str, Any] = {}
-
-    @abstractmethod
-    def _join(self, info: JoinInfo, rank: int) -> None:
-        """Join the receiver group as `rank`; blocks at most `info.timeout_seconds`."""
-
-    @abstractmethod
-    def _receive_bucket(self, number: int, num_bytes: int, info: UpdateInfo) -> torch.Tensor:
-        """Bytes of bucket `number`: [num_bytes] uint8 on the model's device, valid until the next call."""
-
-    def _leave(self) -> None:
-        """Drop the group, if there is one."""
 
     def init_transfer_engine(self, init_info: JoinInfo) -> None:
         """Leave the group of the epoch before and join this one."""
-        self.shutdown()
-        self._join(init_info, init_info.rank_offset + self.parallel_config.rank)
-        self._epoch = init_info.epoch
+        self._intake.join(init_info, init_info.rank_offset + self.parallel_config.rank)
 
     def start_weight_update(self) -> None:
         """Prepare the layers; what a failed update left half-loaded is forgotten first."""
@@ -101,32 +81,25 @@ class BucketReceiver(WeightTransferEngine[JoinInfo, UpdateInfo]):
             torch.cuda.synchronize(self.device)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """See the class. Errors name the bucket."""
-        if update_info.epoch != self._epoch:
-            raise RuntimeError(f"update for transfer epoch {update_info.epoch}, this worker joined {self._epoch}")
-        buckets = buckets_from_plain(update_info.buckets)
-        self._reserve(largest_bucket_bytes(buckets))
-        checksums: dict[str, str] = {}
-        seconds = {"receive": 0.0, "verify": 0.0, "load": 0.0}
-        for number, bucket in enumerate(buckets):
-            marks = [time.perf_counter()]
-            try:
-                flat = self._receive_bucket(number, bucket_bytes(bucket), update_info)
-            except Exception as exc:
-                raise RuntimeError(
-                    f"bucket {number + 1} of {len(buckets)} ({bucket_bytes(bucket):,} bytes, first tensor "
-                    f"{bucket[0].name}) did not arrive within {update_info.timeout_seconds:g} s: {exc}"
-                ) from exc
-            marks.append(time.perf_counter())
-            tensors = split_bucket(flat, bucket)
-            if update_info.verify:
-                checksums.update((name, tensor_checksum(tensor)) for name, tensor in tensors)
-            marks.append(time.perf_counter())
-            self.model.load_weights(tensors)
-            marks.append(time.perf_counter())
-            for phase, begin, end in zip(seconds, marks, marks[1:], strict=False):
-                seconds[phase] += end - begin
-        self._receipt = {"version": update_info.version, "checksums": checksums, "seconds": seconds}
+        """See the class. Errors name the bucket; after one this worker is in no transfer epoch."""
+        if not update_info.merges:
+            self._receipt = self._intake.receive(update_info, self.model.load_weights)
+            return
+        adapters: dict[str, torch.Tensor] = {}
+        receipt = self._intake.receive(update_info, adapters.update)
+        begin = time.perf_counter()
+        try:
+            self._load_merged(adapters, merges_from_plain(update_info.merges))
+        except Exception:
+            self._intake.leave()
+            raise
+        receipt["seconds"]["load"] += time.perf_counter() - begin
+        self._receipt = receipt
+
+    def _load_merged(self, adapters: Mapping[str, torch.Tensor], merges: Sequence[AdapterMerge]) -> None:
+        if self._base is None:
+            self._base = BaseWeights.find(self.model_config.model, self.model_config.revision)
+        self.model.load_weights(merged_weights(self._base, adapters, merges, self.device))
 
     def finish_weight_update(self) -> None:
         """Finalize the layers, then repack output layers that are tied to the embedding.
@@ -146,12 +119,8 @@ class BucketReceiver(WeightTransferEngine[JoinInfo, UpdateInfo]):
         return self._receipt
 
     def shutdown(self) -> None:
-        self._leave()
-        self._epoch = None
-
-    def _reserve(self, num_bytes: int) -> None:
-        if self._buffer.numel() < num_bytes:
-            self._buffer = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
+        """Leave the transfer group."""
+        self._intake.leave()
 
 
 def find_tied_heads(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:

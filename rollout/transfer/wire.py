@@ -1,15 +1,46 @@
-"""The receiving side of `quorum.wire`: buckets become tensors. torch is imported where a tensor is touched."""
+"""The receiving side of `quorum.wire`: orders in plain types, buckets that become tensors.
+
+torch is imported where a tensor is touched.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from quorum.types import TensorMeta, WeightManifest
+from quorum.types import AdapterMerge, TensorMeta, WeightManifest
 from quorum.wire import bucket_bytes, checksum, layout
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass
+class JoinOrder:
+    """`quorum.types.TransferInit`, in the plain types that an engine passes between its processes."""
+
+    epoch: int
+    host: str
+    port: int
+    world_size: int
+    rank_offset: int
+    timeout_seconds: float
+
+
+@dataclass
+class UpdateOrder:
+    """`quorum.types.WeightUpdate`, in the same plain types."""
+
+    version: int
+    epoch: int
+    buckets: list[list[list[Any]]]
+    """See `manifest_to_plain`."""
+    verify: bool
+    timeout_seconds: float
+    payload: dict[str, Any] = field(default_factory=dict)
+    merges: list[list[Any]] = field(default_factory=list)
+    """See `merges_to_plain`."""
 
 
 def largest_bucket_bytes(buckets: Sequence[Sequence[TensorMeta]]) -> int:
@@ -53,3 +84,15 @@ def buckets_from_plain(plain: Sequence[Sequence[Sequence[object]]]) -> tuple[tup
         tuple(TensorMeta(str(name), str(dtype), tuple(shape)) for name, dtype, shape in bucket)  # type: ignore[arg-type]
         for bucket in plain
     )
+
+
+def merges_to_plain(manifest: WeightManifest) -> list[list[object]]:
+    """A manifest's merges as lists of [[name, dtype, shape], base dtype, scale, whether transposed]."""
+    return [
+        [[merge.weight.name, merge.weight.dtype, list(merge.weight.shape)], *merge[1:]] for merge in manifest.merges
+    ]
+
+
+def merges_from_plain(plain: Sequence[Sequence[Any]]) -> tuple[AdapterMerge, ...]:
+    """The inverse of `merges_to_plain`."""
+    return tuple(AdapterMerge(TensorMeta(name, dtype, tuple(shape)), *rest) for (name, dtype, shape), *rest in plain)
