@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from configs.schema import ElectionSection
-from quorum.types import EndState, Resolution, Tally
+from quorum.types import EndState, Outcome, Resolution, Tally
 
 NOBODY = -1
 MAJORITY = "majority"
@@ -25,6 +26,8 @@ class Ballots:
     """[C] votes per cluster."""
     num_all: float
     """Votes of everybody, abstentions included."""
+    num_stopped: float = 0.0
+    """Votes of completions that were stopped when the vote was decided: in every denominator, and for nobody."""
     order: tuple[int, ...] = field(default=(), repr=False, compare=False)
     """Clusters as a jury named them first; empty where the group votes, whose clusters are numbered so."""
 
@@ -35,7 +38,7 @@ class Ballots:
 
     def denominator(self, section: ElectionSection) -> float:
         """What a share is a share of."""
-        return self.num_all if section.denominator == "all" else self.num_parsed
+        return self.num_all if section.denominator == "all" else self.num_parsed + self.num_stopped
 
 
 def count(tally: Tally, electorate: Electorate) -> Ballots:
@@ -48,14 +51,19 @@ def count(tally: Tally, electorate: Electorate) -> Ballots:
         >>> seven = Tally(group_id=5, answers=("7", "7", None), outcomes=(Outcome.ANSWERED,) * 3, cluster=(0, 0, -1),
         ...               sizes=(2, 0), representatives=("7", "3"), jury=(1, 1, 1, -1))
         >>> count(seven, "own"), count(seven, "pooled").votes
-        (Ballots(votes=(2.0, 0.0), num_all=3.0), (2.0, 3.0))
+        (Ballots(votes=(2.0, 0.0), num_all=3.0, num_stopped=0.0), (2.0, 3.0))
     """
     own = electorate != "jury"
     jury = electorate != "own"
     num_clusters = len(tally.sizes)
     if not tally.weights and not tally.jury:
-        return Ballots(tuple(float(size) if own else 0.0 for size in tally.sizes), float(own * len(tally.cluster)))
-    voters = [*zip(tally.cluster, tally.weights or (1.0,) * len(tally.cluster), strict=True)] if own else []
+        return Ballots(
+            tuple(float(size) if own else 0.0 for size in tally.sizes),
+            float(own * len(tally.cluster)),
+            float(own * tally.num_stopped),
+        )
+    weights = tally.weights or (1.0,) * len(tally.cluster)
+    voters = [*zip(tally.cluster, weights, strict=True)] if own else []
     voters += [(number, 1.0) for number in tally.jury] if jury else []
     by_cluster: list[list[float]] = [[] for _ in range(num_clusters)]
     for number, weight in voters:
@@ -64,6 +72,7 @@ def count(tally: Tally, electorate: Electorate) -> Ballots:
     return Ballots(
         tuple(math.fsum(weights) for weights in by_cluster),
         math.fsum(weight for _, weight in voters),
+        math.fsum(w for w, outcome in zip(weights, tally.outcomes, strict=True) if own and outcome is Outcome.STOPPED),
         order=() if own else tuple(dict.fromkeys(number for number in tally.jury if number >= 0)),
     )
 
@@ -94,10 +103,32 @@ def elect(tally: Tally, ballots: Ballots, section: ElectionSection) -> Resolutio
     denominator = ballots.denominator(section)
     runner_up = max((votes for number, votes in enumerate(ballots.votes) if number != winner), default=0.0)
     agreement = ballots.votes[winner] / denominator
-    margin = (ballots.votes[winner] - runner_up) / denominator
+    margin = max(0.0, ballots.votes[winner] - runner_up - ballots.num_stopped) / denominator
     if agreement < section.min_agreement or margin < section.min_margin:
         return resolution(tally, NOBODY, agreement, margin, EndState.BELOW_THRESHOLD)
     return resolution(tally, winner, agreement, margin, None)
+
+
+def majority_decided(counts: Sequence[int], remaining: int) -> bool:
+    """Whether the winner of a majority vote, every vote weighing 1, is certain however the others will answer.
+
+    Those who have not answered may agree with anybody, with nobody, with each other, or abstain. So the leader must be
+    ahead of everybody, and of an answer that nobody gave yet, by more than they are. With ties to nobody that is exact;
+    with ties broken by order or by seed a lead of just as many may be enough, and is not trusted.
+
+    Args:
+        counts: votes per answer so far, in any order.
+        remaining: completions that have not answered.
+
+    Returns:
+        True from the moment on from which no answer changes the label; always with nobody remaining.
+
+    Example:
+        >>> majority_decided([5, 2], 2), majority_decided([5, 2], 3), majority_decided([2, 2], 0)
+        (True, False, True)
+    """
+    first, second = sorted((*counts, 0, 0), reverse=True)[:2]
+    return not remaining or first - second > remaining
 
 
 def resolution(

@@ -46,6 +46,9 @@ class Equivalence(Protocol):
 
     preload: tuple[str, ...]
     """"module" or "module:function" for the worker server to import or call before workers are forked."""
+    is_by_key: bool
+    """Whether equal keys alone are the same: `relate` relates none, so no later answer can join two others into one.
+    Left out it is taken as False."""
 
     def key(self, answer: str) -> str | None:
         """Answers with equal keys are the same without further question; None abstains."""
@@ -65,6 +68,7 @@ class Exact:
     """Two answers are the same when they are equal after `normalize`."""
 
     preload = ()
+    is_by_key = True
 
     def __init__(self, options: ExactOptions) -> None:
         self._ignore_case = options.ignore_case
@@ -81,6 +85,7 @@ class Raw:
     """Two answers are the same when they are the same string, as in the official SRT code: an empty one votes too."""
 
     preload = ()
+    is_by_key = True
 
     def __init__(self, options: Options) -> None:
         """Takes no options."""
@@ -108,6 +113,7 @@ class Numeric:
     """Two answers are the same when they are numbers within a tolerance; what is no number equals only its own text."""
 
     preload = ()
+    is_by_key = False
 
     def __init__(self, options: NumericOptions) -> None:
         self._options = options
@@ -153,6 +159,7 @@ class ReasoningGym:
     """Two answers are the same when each earns full score from a task's scorer with the other as the label."""
 
     preload = ("voting.answers.reasoning_gym_scorers:warm_up",)
+    is_by_key = False
 
     def __init__(self, options: ReasoningGymOptions) -> None:
         self._task = options.task
@@ -189,6 +196,7 @@ class MathVerify:
     """
 
     preload = ("voting.answers.mathematics:warm_up",)
+    is_by_key = False
     check = "voting.answers.mathematics:check"
     """Whether an answer can be read at all."""
 
@@ -248,6 +256,7 @@ class Pairwise:
     """Two answers are the same when a function says so in either direction."""
 
     preload = ()
+    is_by_key = False
 
     def __init__(self, function: str) -> None:
         """Args: function: "module:function", called as function(first, second)."""

@@ -10,10 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import VotingSection
-from quorum.types import GroupScores, Resolution, RevealedLabel, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
+from quorum.types import (
+    FinishReason,
+    GroupScores,
+    Resolution,
+    RevealedLabel,
+    RolloutGroup,
+    ScoredGroup,
+    ScoreReceipt,
+    Tally,
+)
 from voting.rewards import receipt_of
 from voting.tallier import Tallier
-from voting.tally import Jury
+from voting.tally import Finished, Jury
 
 
 class Voter:
@@ -50,6 +59,28 @@ class Voter:
             *(self._tallier.reward(*one) for one in zip(groups, tallies, resolutions, strict=True))
         )
         return tuple(receipt_of(group) for group in scored), *scored
+
+    async def decided(
+        self,
+        texts: Sequence[tuple[int, str, FinishReason]],
+        num_completions: int,
+        extractor: str | None = None,
+    ) -> bool:
+        """Whether completions that only vote may stop: the label is certain whatever the others will answer.
+
+        What a sampler asks while it draws a group; remembers nothing.
+
+        Args:
+            texts: (index, text, finish reason) of the group's completions that have finished. While they are not more
+                than half of the group the answer is False, so asking can wait until then.
+            num_completions: all that the group will have.
+            extractor: of this prompt; None takes the configured one.
+
+        Raises:
+            ConfigError: no extractor is called so.
+        """
+        finished = [Finished(text, reason) for _, text, reason in texts]
+        return await self._tallier.decided(finished, num_completions, extractor)
 
     async def ping(self) -> dict[str, Any]:
         """`pid` of the replica and `worker_pids` of its worker processes."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import VotingSection
-from quorum.types import Float32Array, Resolution, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
+from quorum.types import Float32Array, Outcome, Resolution, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
 from voting.asking import Steps
 from voting.resolve import ballots_of
 from voting.rules import make_rule
@@ -26,7 +26,8 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
         section: source, rule, and which completions are trained on.
 
     Returns:
-        The scored group. Where nothing is paid the rewards are 0 and the KL penalty does not apply.
+        The scored group. Where nothing is paid the rewards are 0 and the KL penalty does not apply. A completion that
+        was stopped earns 0 and is not trained on.
 
     Raises:
         ValueError: group, tally and resolution are not of one group.
@@ -47,6 +48,9 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
     elif resolution.is_paid and rule.pay is not None:
         ballots = ballots_of(tally, make_source(section.labels)[0])
         rewards = rule.pay(tally, resolution, ballots, options)
+    stopped = np.asarray([outcome is Outcome.STOPPED for outcome in tally.outcomes], dtype=np.bool_)
+    train_mask = choose_trained(tally, section.train)
+    assert not (train_mask & stopped).any(), f"group {group.group_id}: a completion that was stopped is trained on"
     return ScoredGroup(
         group=group,
         tally=tally,
@@ -54,8 +58,8 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
         provenance=resolution.provenance,
         agreement=resolution.agreement,
         margin=resolution.margin,
-        rewards=np.ascontiguousarray(rewards, dtype=np.float32),
-        train_mask=choose_trained(tally, section.train),
+        rewards=np.where(stopped, np.float32(0), rewards.astype(np.float32)),
+        train_mask=train_mask,
         kl_mask=resolution.is_paid,
         num_unjudged=num_unjudged,
     )

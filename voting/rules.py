@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,11 +15,13 @@ from quorum.registry import Entry, Options, Registry
 from quorum.types import Completion, EndState, Float32Array, Resolution, RolloutGroup, Tally
 from voting.asking import Steps
 from voting.compat import CompatOptions, Judged, elect_official, judge_official, judge_ttrl
-from voting.election import NOBODY, Ballots, elect, lot, resolution
+from voting.election import NOBODY, Ballots, elect, lot, majority_decided, resolution
 from voting.plugins import choose
 
 _MATHEMATICS = ("voting.answers.mathematics:warm_up",)
 Weight = Literal["one", "mean_logprob", "inverse_length", "self_certainty", "low_entropy"]
+Decided = Callable[[Sequence[int], int], bool]
+"""(votes per answer so far, completions that have not answered) -> whether the label is certain."""
 SCORED: tuple[Weight, ...] = ("self_certainty", "low_entropy")
 """Weights made of whole token distributions: one more pass of the learner."""
 
@@ -44,6 +46,9 @@ class VoteRule:
     """A baseline that pays for something else than agreement."""
     needs_scores: Callable[[Any], bool] = lambda options: False
     """(options) -> whether `weigh` reads `group.scores`, or `pay` the tally's entropies and self-certainties."""
+    decided: Callable[[Any], Decided | None] = lambda options: None
+    """(options) -> what tells when completions that are not trained on need not finish, for nothing they could answer
+    would change the label or the reward of any other; None where the rule cannot tell."""
 
 
 class WeightOptions(Options):
@@ -160,16 +165,29 @@ def elect_always(tally: Tally, ballots: Ballots, section: ElectionSection, optio
     return resolution(tally, decided.label_cluster, decided.agreement, decided.margin, None, is_paid=True)
 
 
+def _always(options: Options) -> Decided:
+    return majority_decided
+
+
+def _of_equal_votes(options: WeightOptions) -> Decided | None:
+    return majority_decided if options.weight == "one" else None
+
+
+def _of_one_label(options: CompatOptions) -> Decided | None:
+    return None if options.soft else majority_decided
+
+
 VOTE_RULES: Registry = {
-    "majority": Entry(VoteRule(pay_members, weigh, needs_scores=needs_scores), WeightOptions),
+    "majority": Entry(VoteRule(pay_members, weigh, needs_scores=needs_scores, decided=_of_equal_votes), WeightOptions),
     "soft": Entry(VoteRule(pay_shares, weigh, elect_soft, needs_scores=needs_scores), SoftOptions),
-    "random": Entry(VoteRule(pay_random, elect=elect_always, is_control=True), RandomOptions),
-    "format_only": Entry(VoteRule(pay_format, elect=elect_always, is_control=True)),
-    "inverted": Entry(VoteRule(pay_inverted, is_control=True)),
+    "random": Entry(VoteRule(pay_random, elect=elect_always, is_control=True, decided=_always), RandomOptions),
+    "format_only": Entry(VoteRule(pay_format, elect=elect_always, is_control=True, decided=_always)),
+    "inverted": Entry(VoteRule(pay_inverted, is_control=True, decided=_always)),
     "srt_compat": Entry(
-        VoteRule(None, elect=elect_official, judge=judge_official, preload=_MATHEMATICS), CompatOptions
+        VoteRule(None, elect=elect_official, judge=judge_official, preload=_MATHEMATICS, decided=_of_one_label),
+        CompatOptions,
     ),
-    "ttrl_compat": Entry(VoteRule(None, judge=judge_ttrl, preload=_MATHEMATICS)),
+    "ttrl_compat": Entry(VoteRule(None, judge=judge_ttrl, preload=_MATHEMATICS, decided=_always)),
 }
 """Vote rules by name; each target is a VoteRule, whose functions take the validated options last."""
 

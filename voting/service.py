@@ -176,6 +176,14 @@ class VotingService:
         """Replicas that are ready."""
         return sum(replica.is_ready for replica in self._replicas)
 
+    def any_replica(self) -> Any | None:
+        """Handle of the ready replica with the least to do, for samplers to ask `Voter.decided`; None without one.
+
+        Whoever holds the handle of a replica that died gets a RayActorError, and may as well take it as a no.
+        """
+        ready = [replica for replica in self._replicas if replica.is_ready]
+        return min(ready, key=lambda replica: len(replica.tickets)).actor if ready else None
+
     def stop(self, timeout: float | None = None) -> None:
         """End all replicas within `timeout` seconds (None: `deadlines.stop_seconds`); those still busy are killed."""
         import ray

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema import TrainSubsetSection
-from quorum.types import Tally
+from quorum.types import Outcome, Tally
 from voting.election import lot
 
 
@@ -21,7 +22,7 @@ def choose_trained(tally: Tally, section: TrainSubsetSection) -> NDArray[np.bool
             its share of m, largest remainders first, members by seed.
 
     Returns:
-        [k] True for min(m, k) completions.
+        [k] True for min(m, k) completions; never for one that was stopped.
 
     Example:
         >>> from quorum.types import Outcome
@@ -31,14 +32,11 @@ def choose_trained(tally: Tally, section: TrainSubsetSection) -> NDArray[np.bool
         >>> int(chosen[:6].sum()), int(chosen[6:].sum())
         (3, 1)
     """
-    k = len(tally.cluster)
-    wanted = k if section.num_completions is None else min(section.num_completions, k)
-    chosen = np.zeros(k, dtype=np.bool_)
-    if section.choose == "first" or wanted == k:
-        chosen[:wanted] = True
-        return chosen
-    drawn = sorted(range(k), key=lambda index: lot(section.seed, tally.group_id, index))
-    if section.choose == "random":
+    chosen = np.zeros(len(tally.cluster), dtype=np.bool_)
+    whole = [index for index, outcome in enumerate(tally.outcomes) if outcome is not Outcome.STOPPED]
+    drawn = _in_order(tally.group_id, whole, section)
+    wanted = len(whole) if section.num_completions is None else min(section.num_completions, len(whole))
+    if section.choose != "stratified" or wanted == len(whole):
         chosen[drawn[:wanted]] = True
         return chosen
     strata: dict[int, list[int]] = defaultdict(list)
@@ -47,6 +45,37 @@ def choose_trained(tally: Tally, section: TrainSubsetSection) -> NDArray[np.bool
     for number, quota in _quotas(tally, {number: len(members) for number, members in strata.items()}, wanted).items():
         chosen[strata[number][:quota]] = True
     return chosen
+
+
+def vote_only_indices(group_id: int, k: int, section: TrainSubsetSection) -> tuple[int, ...]:
+    """Completions that vote and are not trained on, known before they are drawn: those that `choose_trained` leaves.
+
+    Args:
+        group_id: whose completions.
+        k: how many it has.
+        section: m, and how they are chosen; not stratified, which asks what was answered.
+
+    Returns:
+        Indices in order; empty where all are trained on.
+
+    Raises:
+        ValueError: the choice depends on the answers.
+
+    Example:
+        >>> vote_only_indices(5, 4, TrainSubsetSection(num_completions=2))
+        (2, 3)
+    """
+    if section.choose == "stratified":
+        raise ValueError("a stratified choice depends on the answers: which completions only vote is not known before")
+    wanted = k if section.num_completions is None else section.num_completions
+    return tuple(sorted(_in_order(group_id, range(k), section)[wanted:]))
+
+
+def _in_order(group_id: int, indices: Sequence[int], section: TrainSubsetSection) -> Sequence[int]:
+    """Who is chosen first: the first, or whoever a lottery says."""
+    if section.choose == "first":
+        return indices
+    return sorted(indices, key=lambda index: lot(section.seed, group_id, index))
 
 
 def _quotas(tally: Tally, sizes: dict[int, int], wanted: int) -> dict[int, int]:

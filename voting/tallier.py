@@ -20,7 +20,8 @@ from voting.resolve import check
 from voting.rewards import reward
 from voting.rules import make_rule
 from voting.sources import make_source
-from voting.tally import Jury, tally
+from voting.stopping import is_decided
+from voting.tally import Finished, Jury, tally
 from voting.workers import START_SECONDS, WorkerPool
 
 T = TypeVar("T")
@@ -105,12 +106,9 @@ class Tallier:
             ConfigError: no extractor is called so.
             VotingError: worker processes could not be replaced.
         """
-        name = extractor or self._section.extractor.name
-        if name not in self._extractors:
-            self._extractors[name] = make_extractor(Plugin(name=name))
         steps = tally(
             group,
-            self._extractors[name],
+            self._extractor(extractor),
             self._equivalence,
             truncated=self._section.truncated,
             jury=jury,
@@ -121,6 +119,23 @@ class Tallier:
         if scores is not None:
             made = replace(made, entropies=scores.entropies, self_certainties=scores.self_certainties)
         return replace(made, weights=weights) if weights else made
+
+    async def decided(self, finished: Sequence[Finished], num_completions: int, extractor: str | None = None) -> bool:
+        """Whether the label of a group is certain, whatever its completions that have not finished will answer.
+
+        Pure: asked again with more of them finished, it stays True.
+
+        Args:
+            finished: completions of the group that have ended, in any order.
+            num_completions: k, all that the group will have.
+            extractor: as in `tally`.
+
+        Raises:
+            ConfigError: no extractor is called so.
+            VotingError: worker processes could not be replaced.
+        """
+        steps = is_decided(finished, num_completions, self._section, self._extractor(extractor), self._equivalence)
+        return await self.run(steps)
 
     async def reward(self, group: RolloutGroup, tally: Tally, resolution: Resolution) -> ScoredGroup:
         """Third phase for one group."""
@@ -133,6 +148,12 @@ class Tallier:
     async def run(self, steps: Steps[T]) -> T:
         """What any steps return, within `service.group_seconds` and with these worker processes."""
         return await self._asker.run(steps, self._section.service.group_seconds)
+
+    def _extractor(self, name: str | None) -> BoundExtractor:
+        name = name or self._section.extractor.name
+        if name not in self._extractors:
+            self._extractors[name] = make_extractor(Plugin(name=name))
+        return self._extractors[name]
 
     def key(self, answer: str) -> str | None:
         """See `Equivalence.key`."""

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from quorum.types import Completion, Outcome, RevealedLabel, RolloutGroup, Tally
+from quorum.types import Completion, FinishReason, Outcome, RevealedLabel, RolloutGroup, Tally
 from voting.asking import Steps, finish
 from voting.equivalence import Equivalence
 from voting.extract import BoundExtractor
@@ -45,7 +45,7 @@ def tally(
         group: k completions.
         extract: text -> answer or None.
         equivalence: when two answers are the same.
-        truncated: what completions do that did not end by themselves.
+        truncated: what completions do that were cut at the limit. Those that were stopped abstain.
         jury: j further voters.
         jury_alone: the group itself has no say: its answers can neither join two answers of the jury into one, nor
             choose how the label is written.
@@ -55,19 +55,7 @@ def tally(
         numbering of clusters.
     """
     jurors = [] if jury is None else [completion for other in jury.groups for completion in other.completions]
-    completions = [*group.completions, *jurors]
-    answers: list[str | None] = [None] * len(completions)
-    outcomes = [Outcome.ANSWERED] * len(completions)
-    for i, completion in enumerate(completions):
-        if completion.finish_reason != "stop" and truncated == "abstain":
-            outcomes[i] = Outcome.TRUNCATED
-        elif extract.is_linear:
-            answers[i] = extract(completion.text)
-            if answers[i] is None:
-                outcomes[i] = Outcome.UNPARSED
-    if not extract.is_linear:
-        read = [i for i, outcome in enumerate(outcomes) if outcome is Outcome.ANSWERED]
-        yield from _extract_in_workers(extract, completions, read, answers, outcomes)
+    answers, outcomes = yield from read_answers([*group.completions, *jurors], extract, truncated)
     revealed = () if jury is None else jury.revealed
     made = yield from cluster(
         group.group_id,
@@ -80,9 +68,37 @@ def tally(
     return made if jury is None else replace(made, jury_provenance=jury.provenance)
 
 
+class Finished(NamedTuple):
+    """What a vote reads of a completion."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+def read_answers(
+    completions: Sequence[Completion | Finished], extract: BoundExtractor, truncated: Literal["abstain", "vote"]
+) -> Steps[tuple[list[str | None], list[Outcome]]]:
+    """[k] raw answers and [k] what became of each: first part of a tally. A completion that was stopped abstains."""
+    answers: list[str | None] = [None] * len(completions)
+    outcomes = [Outcome.ANSWERED] * len(completions)
+    for i, completion in enumerate(completions):
+        if completion.finish_reason == "abort":
+            outcomes[i] = Outcome.STOPPED
+        elif completion.finish_reason == "length" and truncated == "abstain":
+            outcomes[i] = Outcome.TRUNCATED
+        elif extract.is_linear:
+            answers[i] = extract(completion.text)
+            if answers[i] is None:
+                outcomes[i] = Outcome.UNPARSED
+    if not extract.is_linear:
+        read = [i for i, outcome in enumerate(outcomes) if outcome is Outcome.ANSWERED]
+        yield from _extract_in_workers(extract, completions, read, answers, outcomes)
+    return answers, outcomes
+
+
 def _extract_in_workers(
     extract: BoundExtractor,
-    completions: Sequence[Completion],
+    completions: Sequence[Completion | Finished],
     read: Sequence[int],
     answers: list[str | None],
     outcomes: list[Outcome],

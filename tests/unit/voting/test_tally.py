@@ -24,7 +24,7 @@ from voting.tally import Jury, cluster, tally, tally_answers
 BOXED = make_extractor(Plugin(name="boxed"))
 SLOW_READER = BoundExtractor("slow_reader", Options(), False, lambda text, options: None)
 """An extractor that is not known to be linear: it is run in workers."""
-ANSWERED, UNPARSED, TRUNCATED = Outcome.ANSWERED, Outcome.UNPARSED, Outcome.TRUNCATED
+ANSWERED, UNPARSED, TRUNCATED, STOPPED = Outcome.ANSWERED, Outcome.UNPARSED, Outcome.TRUNCATED, Outcome.STOPPED
 
 
 class Paired(Exact):
@@ -121,7 +121,7 @@ def test_an_answer_that_cannot_be_compared_abstains_with_its_outcome() -> None:
 @pytest.mark.parametrize("extractor", [BOXED, SLOW_READER])
 @pytest.mark.parametrize(
     ("truncated", "outcomes"),
-    [("abstain", (ANSWERED, TRUNCATED, TRUNCATED, UNPARSED)), ("vote", (ANSWERED, ANSWERED, UNPARSED, UNPARSED))],
+    [("abstain", (ANSWERED, TRUNCATED, STOPPED, UNPARSED)), ("vote", (ANSWERED, ANSWERED, STOPPED, UNPARSED))],
 )
 def test_truncated_completions_abstain_or_vote_by_setting(
     extractor: BoundExtractor, truncated: Any, outcomes: tuple[Outcome, ...]
@@ -130,7 +130,7 @@ def test_truncated_completions_abstain_or_vote_by_setting(
         [
             make_completion(0, [1], text=r"\boxed{7}"),
             make_completion(1, [1], text=r"\boxed{7}", finish_reason="length"),
-            make_completion(2, [1], text="cut", finish_reason="abort"),
+            make_completion(2, [1], text=r"\boxed{7}", finish_reason="abort"),
             make_completion(3, [1], text="none"),
         ],
         group_id=9,
