@@ -1,264 +1,359 @@
-"""The driver's side of the samplers: starts them side by side, hands groups out, and says who stopped.
+"""The driver's side of the samplers: groups in, finished groups out, whatever happens to the samplers meanwhile.
 
-A dead or stuck sampler ends the run here, by name: `next_finished` raises.
+A sampler that dies, hangs or leaves gives its groups back; they are drawn again from the same seeds by another.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from configs.rollout_sections import RestartSection, RolloutSection
 from configs.schema import DeadlineSection
-from quorum.errors import EngineTimeout, RolloutError
+from quorum.errors import RolloutError, StaleSamplerError
 from quorum.types import GroupRequest, Receipt
-from rollout.ray_errors import translate
-from rollout.settings import SamplerInfo, SamplerSettings
-from rollout.start import start_actors
+from rollout.backlog import Backlog
+from rollout.berths import Berths, ListedBerths
+from rollout.handle import Call, SamplerHandle, SamplerState, Work
+from rollout.inbox import Inbox
+from rollout.ray_errors import first_line, translate
+from rollout.roster import POLL_SECONDS, Roster, is_alive
+from rollout.settings import NO_VERSION, SamplerSettings
 
-_POLL_SECONDS = 1.0
-"""Longest wait between two looks at progress."""
-_PROBES_PER_DEADLINE = 4
-_COLLECT_SECONDS = 60.0
-"""For a receipt that is ready: a few hundred bytes."""
+_HERE_SECONDS = 0.1
+"""For an answer that has come, or is late."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedGroup:
-    """A group that came back whole."""
+    """A group that came back whole, or, without a receipt, one that was given up."""
 
     request: GroupRequest
-    receipt: Receipt
-    group_ref: Any
+    receipt: Receipt | None
+    group_ref: Any = None
     """ObjectRef[RolloutGroup]; the driver owns it and never reads it."""
-
-
-@dataclass(slots=True)
-class SamplerHandle:
-    """One started sampler, as the driver sees it."""
-
-    settings: SamplerSettings
-    actor: Any
-    info: SamplerInfo
-    running: dict[Any, GroupRequest] = field(default_factory=dict)
-    """Receipt reference -> request."""
-    group_refs: dict[Any, Any] = field(default_factory=dict)
-    """Receipt reference -> group reference."""
-    last_progress: float = 0.0
-    tokens_seen: int = -1
-    probe_ref: Any = None
-    probed_at: float = 0.0
-    asked_since: float | None = None
-    """When the first probe after the last sign of progress was sent."""
-
-    @property
-    def sampler_id(self) -> str:
-        return self.settings.sampler_id
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        return self.info.pids
-
-    @property
-    def num_workers(self) -> int:
-        """Receivers of a weight transfer."""
-        return self.settings.tensor_parallel_size
-
-    def note_progress(self) -> None:
-        self.last_progress, self.asked_since = time.monotonic(), None
-
-    def group_ids(self) -> str:
-        return ", ".join(str(request.key.group_id) for request in self.running.values()) or "none"
 
 
 class SamplerPool:
     """Groups in, finished groups out.
 
-    Consumes requests in the order of `submit`; waits for receipts; is unblocked by any sampler finishing a group;
-    produces (request, receipt, reference to the group). Which sampler draws a group never changes its tokens.
+    Consumes requests in the order of `submit`; waits for receipts in `pump`; is unblocked by any sampler finishing a
+    group, failing or starting; produces (request, receipt, reference to the group), or a group that was given up.
+    Which sampler draws a group, and how often it was lost before, never changes its tokens.
+
+    All methods belong to one thread, and none waits for a single sampler.
     """
 
     def __init__(
-        self, samplers: Sequence[SamplerHandle], deadlines: DeadlineSection, max_groups_per_sampler: int | None = None
+        self, berths: Berths, section: RolloutSection, deadlines: DeadlineSection, namespace: str | None = None
     ) -> None:
-        self.samplers = list(samplers)
-        self._deadlines = deadlines
-        self._max_groups = max_groups_per_sampler
-        self._waiting: deque[GroupRequest] = deque()
-        self._mean_tokens: float | None = None
-        """Running mean of completion lengths, for the load estimate alone."""
+        """Bind the parts; `start` makes a pool that runs.
+
+        Args:
+            berths: where samplers run.
+            section: dispatch, restarts and the fewest samplers to go on with.
+            deadlines: `start_seconds` bounds a start, `rollout_seconds` a wait without a token.
+            namespace: actors are named by their sampler id in it; None leaves them anonymous.
+        """
+        self._section, self._deadlines = section, deadlines
+        self._inbox = Inbox()
+        self.roster = Roster(berths, section, deadlines, namespace, self._inbox, self._give_back)
+        self._backlog = Backlog(section.dispatch)
+        self._owners: dict[int, SamplerHandle] = {}
+        """By call number."""
+        self._num_calls = 0
+        self._finished: list[FinishedGroup] = []
+        self._waits_since = time.monotonic()
 
     @classmethod
     def start(
         cls,
-        settings: Sequence[SamplerSettings],
+        berths: Berths | Sequence[SamplerSettings],
         *,
         deadlines: DeadlineSection,
-        actor_options: Sequence[Mapping[str, Any]],
+        actor_options: Sequence[Mapping[str, Any]] = (),
+        num_samplers: int | None = None,
+        section: RolloutSection | None = None,
         namespace: str | None = None,
-        max_groups_per_sampler: int | None = None,
     ) -> SamplerPool:
         """Start all samplers side by side and wait until each is ready.
 
         Args:
-            settings: one per sampler.
-            deadlines: `start_seconds` bounds the start, `rollout_seconds` a wait without a token.
-            actor_options: [len(settings)] options of each Ray actor: CPUs, GPUs, placement.
-            namespace: actors are named by their sampler id in it; None leaves them anonymous.
-            max_groups_per_sampler: more wait in the pool; None hands out everything.
+            berths: where samplers run; or the settings of each, then with as many `actor_options`.
+            deadlines: see the class.
+            actor_options: Ray options of each, where `berths` is a list.
+            num_samplers: to start; None: as many as are listed.
+            section: see the class; None takes the defaults, without replacements.
+            namespace: see the class.
 
         Raises:
             ResourceError: a sampler could not be placed or its engine did not come up; names it and says why.
                 All samplers are killed again.
         """
-        started = start_actors(settings, actor_options, namespace, deadlines.start_seconds)
-        handles = [
-            SamplerHandle(settings=s, actor=actor, info=info)
-            for s, (actor, info) in zip(settings, started, strict=True)
-        ]
-        return cls(handles, deadlines, max_groups_per_sampler)
+        if isinstance(berths, Sequence):
+            num_samplers = len(berths) if num_samplers is None else num_samplers
+            berths = ListedBerths(berths, actor_options)
+        assert num_samplers is not None, "berths do not say how many samplers to start"
+        pool = cls(berths, section or RolloutSection(restart=RestartSection(max_restarts=0)), deadlines, namespace)
+        try:
+            for _ in range(num_samplers):
+                pool.roster.add()
+            pool.roster.await_started()
+        except BaseException:
+            pool.roster.kill()
+            raise
+        pool._backlog.offer_all(pool.samplers)
+        return pool
 
     @property
-    def num_workers(self) -> int:
-        """Receivers of a weight transfer, over all samplers."""
-        return sum(sampler.num_workers for sampler in self.samplers)
+    def samplers(self) -> list[SamplerHandle]:
+        """Those that are not dead or retired."""
+        return self.roster.samplers
+
+    @property
+    def alive(self) -> list[SamplerHandle]:
+        """Samplers that have started and are not on their way out."""
+        return [sampler for sampler in self.samplers if is_alive(sampler)]
+
+    @property
+    def num_ready(self) -> int:
+        return len(self.roster.in_state(SamplerState.READY))
 
     @property
     def num_unfinished(self) -> int:
-        return len(self._waiting) + sum(len(sampler.running) for sampler in self.samplers)
+        return len(self._backlog) + len(self._owners)
+
+    @property
+    def num_requeued(self) -> int:
+        """Groups handed out again."""
+        return self._backlog.num_requeued
 
     def submit(self, request: GroupRequest) -> None:
         """Queue one group; it goes to the sampler with the least expected work as soon as one has room."""
-        self._waiting.append(request)
+        self._backlog.add(request)
         self._dispatch()
 
-    def next_finished(self, timeout: float) -> list[FinishedGroup]:
-        """Groups that finished, in no particular order; empty after `timeout` seconds without any.
+    def pump(self, seconds: float) -> list[FinishedGroup]:
+        """Move everything on, for `seconds` at most or until groups finish. Returns those, in no particular order.
 
         Raises:
-            EngineDied: a sampler with work is gone; names it and its groups.
-            EngineTimeout: a sampler with work has made no token for deadlines.rollout_seconds.
-            StaleSamplerError: a request asked for a version that its sampler does not hold.
-            RolloutError: the engine refused a group.
+            RolloutError: fewer than rollout.min_samplers are left, and none will come.
         """
+        deadline = time.monotonic() + seconds
+        self._inbox.take_in(0.0)  # a driver that was away has answers to read before it judges
+        while True:
+            if self.roster.look_around():
+                self._backlog.offer_all(self.samplers)
+            self._dispatch()
+            if self._finished:
+                finished, self._finished = self._finished, []
+                return finished
+            if self.roster.failure is not None:
+                raise self.roster.failure
+            left = deadline - time.monotonic()
+            self._inbox.take_in(max(0.0, min(left, POLL_SECONDS)))
+            if left <= 0 and not self._finished:
+                return []
+
+    def resize(self, num_samplers: int) -> None:
+        """Grow or shrink to so many samplers; returns at once. Those that leave finish or hand back their groups.
+
+        Raises:
+            ResourceError: there can be no further sampler here.
+        """
+        while self.roster.num_wanted < num_samplers:
+            self.roster.add()
+        for _ in range(self.roster.num_wanted - num_samplers):
+            sampler = self.roster.send_one_away()
+            if sampler is not None:
+                sampler.reserved_for = None
+                self._retire_if_idle(sampler)
+
+    def retire_leaving(self) -> None:
+        """Samplers on their way out hand back what they run, before weights that they are not to get any more."""
+        for sampler in self.roster.in_state(SamplerState.DRAINING):
+            self.roster.retire(sampler)
+
+    def mark_ready(self, sampler: SamplerHandle, version: int) -> None:
+        """Weight sync alone: the sampler holds this version, and may work."""
+        sampler.version, sampler.failed_transfers = version, 0
+        sampler.note_sign()
+        if sampler.state is SamplerState.STALE:
+            sampler.enter(SamplerState.READY)
+        self._backlog.offer(sampler)
+
+    def mark_stale(self, sampler: SamplerHandle) -> None:
+        """What the sampler holds is not known, or no longer wanted."""
+        sampler.version = NO_VERSION
+        if is_alive(sampler):
+            sampler.enter(SamplerState.STALE)
+
+    def take_turns(self, whose: Literal["learner", "samplers"]) -> None:
+        """Where samplers share their GPUs with the learner: have idle engines give their memory up, or take it back.
+        Afterwards a sampler has to get its weights again. Who does not do it in time is lost."""
         import ray
 
-        deadline = time.monotonic() + timeout
-        while True:
-            owners = {ref: sampler for sampler in self.samplers for ref in sampler.running}
-            if not owners:
-                return []
-            left = max(0.0, min(deadline - time.monotonic(), self._poll_seconds()))
-            ready, _ = ray.wait(list(owners), num_returns=1, timeout=left)
-            if ready:
-                ready, _ = ray.wait(list(owners), num_returns=len(owners), timeout=0)
-                finished = [self._collect(owners[ref], ref) for ref in ready]
-                self._dispatch()
-                self._check_progress()
-                return finished
-            self._check_progress()
-            if time.monotonic() >= deadline:
-                return []
+        turns = {s: (s.actor.sleep if whose == "learner" else s.actor.wake).remote() for s in self.alive}
+        if turns:
+            ray.wait(list(turns.values()), num_returns=len(turns), timeout=self._deadlines.sync_seconds)
+        for sampler, ref in turns.items():
+            try:
+                ray.get(ref, timeout=_HERE_SECONDS)
+            except (ray.exceptions.RayError, TimeoutError) as exc:
+                self.roster.lose(sampler, f"it did not take turns with the learner: {first_line(exc)}")
+            else:
+                self.mark_stale(sampler)
+
+    def abandon(self) -> None:
+        """Forget every group that waits or runs, and have the samplers end theirs. Does not wait for them: before a
+        sampler works again it gets weights, and that comes after."""
+        for sampler in self.samplers:
+            if sampler.info is not None:
+                sampler.actor.abandon.remote()
+            self._take_calls(sampler)
+        self._backlog.clear()
+        self._finished.clear()
+
+    def take_events(self) -> list[str]:
+        """What the operator should know since the last call."""
+        events, self.roster.events = self.roster.events, []
+        return events
+
+    def take_idle_share(self) -> float:
+        """Share of the samplers' time without work since the last call, in [0, 1]."""
+        now = time.monotonic()
+        seconds, self._waits_since = now - self._waits_since, now
+        busy = sum(sampler.take_busy_seconds() for sampler in self.samplers)
+        total = seconds * max(1, len(self.alive))
+        return min(1.0, max(0.0, 1 - busy / total)) if total > 0 else 0.0
 
     def describe(self) -> list[str]:
-        """What each sampler is doing, a line each: its groups, and when it last gave a sign of progress."""
-        now = time.monotonic()
-        return [
-            f"{sampler.sampler_id} (pid {sampler.info.pid}): groups {sampler.group_ids()}"
-            + (f", last progress {now - sampler.last_progress:.0f} s ago" if sampler.running else "")
-            for sampler in self.samplers
-        ]
+        """What each sampler is doing, a line each, and which groups wait for one."""
+        waiting = self._backlog.waiting()
+        lines = [sampler.describe() for sampler in self.samplers]
+        return lines + ([f"waiting for a sampler: groups {', '.join(map(str, waiting))}"] if waiting else [])
 
     def stop(self, timeout: float) -> None:
         """End all samplers: engines first, then actors, by force what is late. Idempotent."""
         import ray
 
-        samplers, self.samplers = self.samplers, []
-        self._waiting.clear()
-        stops = [sampler.actor.stop.remote() for sampler in samplers]
+        stops = [sampler.actor.stop.remote() for sampler in self.samplers if sampler.info is not None]
         if stops:
             ray.wait(stops, num_returns=len(stops), timeout=timeout)
-        for sampler in samplers:
-            ray.kill(sampler.actor)
+        self._backlog.splits.stop()
+        self._backlog.clear()
+        self._owners.clear()
+        self.roster.kill()
 
-    def _collect(self, sampler: SamplerHandle, ref: Any) -> FinishedGroup:
-        import ray
-
-        try:
-            receipt: Receipt = ray.get(ref, timeout=_COLLECT_SECONDS)
-        except ray.exceptions.RayError as exc:
-            raise translate(
-                exc, f"sampler {sampler.sampler_id} with groups {sampler.group_ids()}", RolloutError
-            ) from exc
-        request, group_ref = sampler.running.pop(ref), sampler.group_refs.pop(ref)
-        sampler.note_progress()
-        mean = receipt.num_tokens / request.sampling.num_completions
-        self._mean_tokens = mean if self._mean_tokens is None else 0.9 * self._mean_tokens + 0.1 * mean
-        return FinishedGroup(request, receipt, group_ref)
+    # ---- groups on their way
 
     def _dispatch(self) -> None:
-        while self._waiting:
-            free = [s for s in self.samplers if self._max_groups is None or len(s.running) < self._max_groups]
-            if not free:
-                return
-            request = self._waiting.popleft()
-            sampler = min(free, key=self._load)
-            if not sampler.running:
-                sampler.note_progress()
-            receipt_ref, group_ref = sampler.actor.generate.options(num_returns=2).remote(request)
-            sampler.running[receipt_ref] = request
-            sampler.group_refs[receipt_ref] = group_ref
+        for work, sampler in self._backlog.handed_out(self.samplers):
+            self._send(work, sampler)
 
-    def _load(self, sampler: SamplerHandle) -> float:
-        """Expected tokens of a sampler's unfinished groups."""
-        return sum(self._expected_tokens(request) for request in sampler.running.values())
+    def _send(self, work: Work, sampler: SamplerHandle) -> None:
+        receipt_ref, group_ref = sampler.actor.generate.options(num_returns=2).remote(work.request)
+        self._num_calls += 1
+        number = self._num_calls
+        sampler.add(number, Call(work, receipt_ref, group_ref))
+        self._backlog.offer(sampler)
+        self._owners[number] = sampler
+        self._inbox.expect(receipt_ref, lambda receipt, error: self._returned(number, receipt, error))
 
-    def _expected_tokens(self, request: GroupRequest) -> float:
-        most = request.sampling.max_completion_tokens
-        mean = most if self._mean_tokens is None else min(self._mean_tokens, most)
-        return len(request.prompt.token_ids) + request.sampling.num_completions * mean
-
-    def _poll_seconds(self) -> float:
-        return min(_POLL_SECONDS, self._deadlines.rollout_seconds / (2 * _PROBES_PER_DEADLINE))
-
-    def _check_progress(self) -> None:
-        """Probe busy samplers now and then; a token since the last probe counts as progress."""
-        now, limit = time.monotonic(), self._deadlines.rollout_seconds
-        for sampler in self.samplers:
-            if not sampler.running:
-                continue
-            self._read_probe(sampler)
-            if (
-                sampler.probe_ref is None
-                and now - max(sampler.probed_at, sampler.last_progress) > limit / _PROBES_PER_DEADLINE
-            ):
-                sampler.probe_ref, sampler.probed_at = sampler.actor.probe.remote(), now
-                sampler.asked_since = sampler.asked_since or now
-            silent = now - sampler.last_progress
-            # A driver that was held up itself has to ask before it judges.
-            was_asked = sampler.asked_since is not None and now - sampler.asked_since > limit / _PROBES_PER_DEADLINE
-            if silent > limit and was_asked:
-                is_deaf = sampler.probe_ref is not None and now - sampler.probed_at > limit / _PROBES_PER_DEADLINE
-                raise EngineTimeout(
-                    f"sampler {sampler.sampler_id} has made no token for {silent:.0f} s (deadlines.rollout_seconds "
-                    f"{limit:g}) with groups {sampler.group_ids()} running; its probe "
-                    f"{'is unanswered: the actor hangs' if is_deaf else 'answers: the engine hangs'}"
-                )
-
-    def _read_probe(self, sampler: SamplerHandle) -> None:
-        import ray
-
-        if sampler.probe_ref is None or not ray.wait([sampler.probe_ref], timeout=0)[0]:
+    def _returned(self, number: int, receipt: Receipt | None, error: BaseException | None) -> None:
+        sampler = self._owners.get(number)
+        if sampler is None:
+            return  # it was taken away meanwhile
+        if error is not None:
+            self._failed(number, sampler, error)
             return
-        ref, sampler.probe_ref = sampler.probe_ref, None
-        try:
-            probe = ray.get(ref, timeout=_COLLECT_SECONDS)
-        except ray.exceptions.RayError as exc:
-            raise translate(
-                exc, f"sampler {sampler.sampler_id} with groups {sampler.group_ids()}", RolloutError
-            ) from exc
-        if probe.tokens_generated != sampler.tokens_seen:
-            sampler.tokens_seen = probe.tokens_generated
-            sampler.note_progress()
+        assert receipt is not None
+        call = self._take_call(number, sampler)
+        sampler.note_finished(receipt)
+        self._backlog.learn(call.work.request, receipt)
+        if self._backlog.splits.is_doomed(call.work):
+            self._end(call.work)
+        elif call.work.request.indices is None:
+            self._finished.append(FinishedGroup(call.work.request, receipt, call.group_ref))
+        else:
+            self._join(call, receipt)
+        self._retire_if_idle(sampler)
+
+    def _join(self, call: Call, receipt: Receipt) -> None:
+        joined = self._backlog.splits.add(call.work, receipt, call.group_ref)
+        if joined is None:
+            return
+        split, receipt_ref, group_ref = joined
+
+        def then(receipt: Receipt | None, error: BaseException | None) -> None:
+            request = self._backlog.splits.close(split)
+            if request is None:
+                return  # abandoned meanwhile
+            if error is None:
+                self._finished.append(FinishedGroup(request, receipt, group_ref))
+            else:
+                self.roster.tell(
+                    f"parts of group {request.key.group_id} were lost before they were joined: {first_line(error)}"
+                )
+                self._backlog.add(request)
+
+        self._inbox.expect(receipt_ref, then)
+
+    def _failed(self, number: int, sampler: SamplerHandle, error: BaseException) -> None:
+        """A call ended with an error: of the sampler, of its weights, or of the group."""
+        who = f"sampler {sampler.sampler_id} with groups {sampler.group_ids()}"
+        found = translate(error, who, RolloutError)
+        if isinstance(found, StaleSamplerError):
+            self._backlog.put_back(self._take_call(number, sampler).work)
+            self.mark_stale(sampler)
+            self.roster.tell(f"{found}; it gets the weights again")
+        elif type(found) is RolloutError:  # it refused the group, and goes on with the others
+            work = self._take_call(number, sampler).work
+            work.refusals += 1
+            self._requeue(work, str(found))
+            self._retire_if_idle(sampler)
+        else:
+            self.roster.lose(sampler, first_line(found))
+
+    def _take_call(self, number: int, sampler: SamplerHandle) -> Call:
+        del self._owners[number]
+        call = sampler.remove(number)
+        if sampler.reserved_for is call.work:
+            sampler.reserved_for = None
+        self._backlog.offer(sampler)
+        return call
+
+    def _take_calls(self, sampler: SamplerHandle) -> list[Work]:
+        """Take away everything that a sampler runs or is reserved for."""
+        works = [self._take_call(number, sampler).work for number in list(sampler.calls)]
+        sampler.reserved_for = None
+        return works
+
+    def _give_back(self, sampler: SamplerHandle, is_lost: bool) -> str:
+        running = [call.work for call in sampler.calls.values()]
+        was_alone = len(running) == 1 and running[0] is sampler.reserved_for
+        works = self._take_calls(sampler)
+        for work in works:
+            work.losses += is_lost
+            work.losses_alone += is_lost and was_alone
+            self._requeue(work)
+        ids = ", ".join(str(work.request.key.group_id) for work in works)
+        return f"groups {ids}" if works else ""
+
+    def _requeue(self, work: Work, refusal: str = "") -> None:
+        if self._backlog.splits.is_doomed(work):
+            self._end(work)
+        elif reason := self._backlog.take_back(work, self.roster.num_lost_lately):
+            self.roster.tell(f"group {work.request.key.group_id} is quarantined: {refusal or reason}")
+            self._end(work)
+
+    def _end(self, work: Work) -> None:
+        """It is given up; the group has ended once nothing of it runs."""
+        if (request := self._backlog.give_up(work)) is not None:
+            self._finished.append(FinishedGroup(request, None))
+
+    def _retire_if_idle(self, sampler: SamplerHandle) -> None:
+        if sampler.state is SamplerState.DRAINING and sampler.is_idle:
+            self.roster.retire(sampler)

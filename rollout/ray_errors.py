@@ -11,8 +11,6 @@ def translate(exc: BaseException, who: str, default: type[QuorumError]) -> Quoru
     A Quorum error that the actor raised keeps its class, with `who` in front where it does not name it; a dead actor
     or node becomes EngineDied; anything else becomes `default`.
     """
-    import ray
-
     cause = getattr(exc, "cause", None)
     if isinstance(cause, StaleSamplerError):
         return cause
@@ -20,9 +18,17 @@ def translate(exc: BaseException, who: str, default: type[QuorumError]) -> Quoru
         return type(cause)(f"{who}: {cause}")
     if isinstance(cause, QuorumError):
         return cause
-    if isinstance(exc, ray.exceptions.RayActorError | ray.exceptions.ObjectLostError | ray.exceptions.NodeDiedError):
+    if is_death(exc):
         return EngineDied(f"{who} is gone: {first_line(exc)}")
     return default(f"{who} failed: {first_line(cause or exc)}")
+
+
+def is_death(exc: BaseException) -> bool:
+    """Whether a call ended because its actor, its node or an object it needed is gone."""
+    import ray
+
+    gone = ray.exceptions.RayActorError | ray.exceptions.ObjectLostError | ray.exceptions.NodeDiedError
+    return isinstance(exc, gone)
 
 
 def first_line(exc: BaseException) -> str:

@@ -4,21 +4,25 @@ When a driver is killed, Ray ends its actors some ten seconds later, and its own
 children end with it, but not theirs: an engine's workers stay. The watchdog finds every process by a mark: an
 environment variable that they inherited, so that neither re-parenting nor a session of their own hides them. It runs
 as a bare script on the standard library, about 10 MB, detached from its owner, since Ray kills an actor's direct
-children first of all.
+children first of all. What killed processes left in shared memory and in their folder for temporary files it removes.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 KEEP_ENVIRONMENT = "SPT_NOENV"
 """With it a process that sets its title (Ray's agents, vLLM's engine core) leaves its environment readable."""
+SHARED_MEMORY = "/dev/shm"
+SHARED_PREFIXES = ("psm_", "sem.mp-")
+"""What Python calls the shared memory and semaphores of its processes. Who is killed does not remove them."""
 POLL_SECONDS = 0.25
 _SWEEPS = 8
 _START_SECONDS = 60.0
@@ -30,11 +34,13 @@ def new_mark(kind: str) -> str:
 
 
 @contextmanager
-def marking(mark: str) -> Iterator[None]:
-    """Every process started in the body inherits the mark, and so do those that it starts later."""
+def marking(mark: str, folder: str = "") -> Iterator[None]:
+    """Every process started in the body inherits the mark, and so do those that it starts later; with a folder they
+    keep their temporary files there."""
     name, _, value = mark.partition("=")
-    before = {variable: os.environ.get(variable) for variable in (name, KEEP_ENVIRONMENT)}
-    os.environ.update({name: value, KEEP_ENVIRONMENT: "1"})
+    changed = {name: value, KEEP_ENVIRONMENT: "1"} | ({"TMPDIR": folder} if folder else {})
+    before = {variable: os.environ.get(variable) for variable in changed}
+    os.environ.update(changed)
     try:
         yield
     finally:
@@ -45,18 +51,19 @@ def marking(mark: str) -> Iterator[None]:
                 os.environ[variable] = old
 
 
-def start(mark: str, *watched: int) -> int:
+def start(mark: str, *watched: int, folder: str = "") -> int:
     """Start the watchdog of this process.
 
     Args:
         mark: of the processes to end.
         watched: further processes on this machine whose end means the same, the driver above all.
+        folder: of their temporary files, removed after their end; empty for none.
 
     Returns:
         Its process id. It is nobody's child here; end it with `stop`.
     """
     pids = [str(pid) for pid in (os.getpid(), *watched)]
-    command = [sys.executable, "-I", "-S", os.path.abspath(__file__), mark, *pids]
+    command = [sys.executable, "-I", "-S", os.path.abspath(__file__), mark, folder, *pids]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env={}, timeout=_START_SECONDS, check=True
     )
@@ -97,6 +104,37 @@ def end_marked(mark: str, grace_seconds: float = 0.0) -> list[int]:
     return pids
 
 
+def shared_names(pids: Iterable[int]) -> set[str]:
+    """Names of shared memory and semaphores of Python's that processes hold."""
+    inodes = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+                inodes |= {line.split()[4] for line in file if SHARED_MEMORY in line}
+        except OSError:
+            continue  # it ended
+    return {name for name, inode in _listing().items() if inode in inodes}
+
+
+def _listing() -> dict[str, str]:
+    """Shared memory and semaphores that there are now, whoever's: inode by name. A semaphore is mapped under another
+    name than it has."""
+    try:
+        with os.scandir(SHARED_MEMORY) as entries:
+            return {entry.name: str(entry.inode()) for entry in entries if entry.name.startswith(SHARED_PREFIXES)}
+    except OSError:
+        return {}
+
+
+def remove_left(names: Iterable[str], folder: str) -> None:
+    """Remove shared memory by name, and a folder, that processes which are gone left behind."""
+    for name in names:
+        with suppress(OSError):
+            os.unlink(os.path.join(SHARED_MEMORY, name))
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def started_at(pid: int) -> str | None:
     """When a living process started, in the kernel's ticks: with the pid, its identity. None when it is gone."""
     try:
@@ -107,20 +145,26 @@ def started_at(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def watch(mark: str, watched: Sequence[int]) -> None:
+def watch(mark: str, folder: str, watched: Sequence[int]) -> None:
     """Wait until one of the watched is gone, then end the first of them, the owner, and sweep up what is marked."""
-    identities = {pid: started_at(pid) for pid in watched}
+    owner, identities = watched[0], {pid: started_at(pid) for pid in watched}
+    names: set[str] = set()
+    listed: dict[str, str] = {}
     while all(seen is not None and started_at(pid) == seen for pid, seen in identities.items()):
+        if (now := _listing()) != listed:
+            listed = now
+            names |= shared_names([owner, *marked(mark)])
         time.sleep(POLL_SECONDS)
-    owner = watched[0]
+    names |= shared_names([owner, *marked(mark)])
     if identities[owner] is not None and started_at(owner) == identities[owner]:
         stop(owner)
     for _ in range(_SWEEPS):
         end_marked(mark)
         time.sleep(POLL_SECONDS)
+    remove_left(names, folder)
 
 
-def detach(mark: str, watched: Sequence[int]) -> None:
+def detach(mark: str, folder: str, watched: Sequence[int]) -> None:
     """Watch in a process without a parent here; print its id and return in the caller."""
     child = os.fork()
     if child:
@@ -130,8 +174,8 @@ def detach(mark: str, watched: Sequence[int]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    watch(mark, watched)
+    watch(mark, folder, watched)
 
 
 if __name__ == "__main__":
-    detach(sys.argv[1], [int(pid) for pid in sys.argv[2:]])
+    detach(sys.argv[1], sys.argv[2], [int(pid) for pid in sys.argv[3:]])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +85,44 @@ def test_marked_processes_may_end_by_themselves_first() -> None:
     assert watchdog.marked(mark) == [child.pid]
     assert child.wait(timeout=30) == 0
     assert watchdog.end_marked(mark, grace_seconds=5.0) == []
+
+
+def test_what_killed_processes_left_in_shared_memory_and_in_their_folder_is_removed(tmp_path: Path) -> None:
+    child = textwrap.dedent(
+        """
+        import multiprocessing, tempfile, time
+        from multiprocessing.shared_memory import SharedMemory
+        lock, memory = multiprocessing.get_context("spawn").Lock(), SharedMemory(create=True, size=100)
+        tempfile.NamedTemporaryFile(delete=False)
+        print(memory.name, lock._semlock.name[1:], flush=True)
+        time.sleep(300)
+        """
+    )
+    parent = textwrap.dedent(
+        """
+        import subprocess, sys, time
+        from rollout import watchdog
+        watcher = watchdog.start(sys.argv[1], folder=sys.argv[2])
+        with watchdog.marking(sys.argv[1], sys.argv[2]):
+            subprocess.Popen([sys.executable, "-c", sys.argv[3]], start_new_session=True)
+        time.sleep(300)
+        """
+    )
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    mark, folder = watchdog.new_mark("test"), tmp_path / "files"
+    folder.mkdir()
+    command = [sys.executable, "-c", parent, mark, str(folder), child]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as actor:
+        assert actor.stdout is not None
+        memory, lock = actor.stdout.readline().split()
+        left = [Path("/dev/shm", memory), Path("/dev/shm", "sem." + lock), *folder.iterdir()]
+        assert len(left) == 3 and all(path.exists() for path in left), left
+        time.sleep(4 * watchdog.POLL_SECONDS)
+        for pid in watchdog.marked(mark):
+            os.kill(pid, signal.SIGKILL)  # the resource tracker too, as Ray does
+        actor.kill()
+        actor.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while (any(path.exists() for path in left) or folder.exists()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not folder.exists() and [path for path in left if path.exists()] == []
