@@ -24,6 +24,7 @@ from orchestration.resume import checkpoint_to_load, restore
 from orchestration.rollout_phase import RolloutPhase, fetch
 from orchestration.run_dir import RunDir
 from orchestration.run_mode import order_of, sync_of, with_stored_groups
+from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
 from orchestration.watch.audit import AuditProcess
@@ -47,6 +48,8 @@ class Attempts:
     signals: StopSignals
     stack: Stack
     audit: AuditProcess | None
+    scaling: Scaling | None
+    """None without samplers."""
     num_restarts: int = 0
 
     @contextmanager
@@ -62,6 +65,8 @@ class Attempts:
                 yield loop
             except RESTARTABLE:
                 loop.checkpoints.keep_what_is_whole(wait=False)
+                for pool in self.stack.pools:
+                    pool.abandon()
                 for sync in loop.syncs:
                     sync.settle()
                 raise
@@ -78,10 +83,10 @@ class Attempts:
         cleanup.callback(metrics.close)
         rollout = RolloutPhase(config, stack, log, self.signals.check, self.display.event, self.checked.dispenser)
         evaluation = self.checked.evaluation.prompts if self.checked.evaluation else ()
-        device, incarnation, teacher = self.checked.plan.device, run_dir.info.incarnation, self.checked.teacher
+        incarnation, teacher = run_dir.info.incarnation, self.checked.teacher
         teacher_sync = None
         if teacher is not None and teacher.is_average and stack.teachers is not None and stack.learner is not None:
-            teacher_sync = WeightSync(config, device, stack.learner, stack.teachers, incarnation, "average")
+            teacher_sync = WeightSync(config, stack.learner, stack.teachers, incarnation, "average")
         return TrainingLoop(
             config=config,
             run_dir=run_dir,
@@ -99,6 +104,7 @@ class Attempts:
             history=history,
             teacher=teacher,
             teacher_sync=teacher_sync,
+            scaling=self.scaling,
             recovered=with_stored_groups(self.checked.source, recovered, state.branch),
         )
 

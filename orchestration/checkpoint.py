@@ -34,6 +34,7 @@ class LoopState:
     step: int
     """Steps done; the next step has this number."""
     next_group_id: int
+    """Lowest id that has not ended."""
     version: int
     branch: int
     num_empty_steps: int
@@ -43,12 +44,14 @@ class LoopState:
     """Hash of the configuration fields that make the history."""
     alarms: tuple[str, ...] = ()
     """Metrics whose alarm has been raised and not yet rearmed."""
+    ended_ahead: tuple[int, ...] = ()
+    """Ids above `next_group_id` that have ended; only where rollout.carried_groups lets groups overtake."""
 
     @classmethod
     def read(cls, text: str) -> LoopState:
         """From the JSON that a checkpoint holds. Raises ValueError, TypeError."""
         values = json.loads(text)
-        return cls(**{**values, "alarms": tuple(values.get("alarms", ()))})
+        return cls(**{**values, **{name: tuple(values.get(name, ())) for name in ("alarms", "ended_ahead")}})
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class Evaluator:
             for key, prompt in zip(keys, self._prompts, strict=True)
         ]
         finished = self._rollout.run(requests, step, recovered, on_finished)
+        keys = [key for key in keys if key in finished]  # without those that no sampler could draw
         tallies = self._rollout.tallies([(key, finished[key].tally) for key in keys], step)
         self._rollout.settle_tallies()
         records = [
@@ -70,4 +71,4 @@ class Evaluator:
         timeout = self._config.deadlines.save_seconds
         fetch([ref], timeout, "close the evaluation's file", StorageError)
         shares = [max(tally.sizes, default=0) / len(tally.answers) for tally in tallies]
-        return {"eval/agreement_mean": sum(shares) / len(shares)}
+        return {"eval/agreement_mean": sum(shares) / max(1, len(shares))}

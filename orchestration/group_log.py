@@ -177,6 +177,11 @@ class GroupLogWriter:
         """
         self._stream(step, group.key).append(to_batch(step, self._incarnation, [group]), [group.key])
 
+    def keep(self, group: RolloutGroup, step: int) -> tuple[None, RolloutGroup]:
+        """`append`, and give the group back as an object of this node: it outlives the one that it was drawn on."""
+        self.append(group, step)
+        return None, group
+
     def append_tallies(self, tallies: Sequence[tuple[GroupKey, Tally]], step: int) -> None:
         """Log how a batch's groups were tallied, so that a resume counts them as they were counted.
 

@@ -94,7 +94,7 @@ def make_dispenser(config: RunConfig, prompts: Sequence[Prompt]) -> Dispenser | 
 
 @dataclass
 class TallyDesk:
-    """Starts the tally of each group once everything that it needs is there. One desk serves one batch.
+    """Starts the tally of each group once everything that it needs is there.
 
     consumes: finished groups.  waits for: a group's jurors.  unblocked by: the last of them.  produces: tickets.
     """
@@ -144,11 +144,19 @@ class TallyDesk:
                 scores=self._scores.get(key),
             )
 
-    def close(self) -> None:
-        """Nothing more comes: groups whose jurors could not be asked are tallied without."""
-        for key, group_ref in self._groups.items():
+    def close(self, keys: Sequence[GroupKey]) -> None:
+        """No juror comes any more for these groups: those that still wait for one are tallied without."""
+        for key in keys:
             if key.role is not Role.TEACHER and key not in self.tickets and key not in self._tallied:
-                self.tickets[key] = self.voting.tally(group_ref, self._extractors[key], scores=self._scores.get(key))
+                group_ref, extractor = self._groups[key], self._extractors[key]
+                self.tickets[key] = self.voting.tally(group_ref, extractor, scores=self._scores.get(key))
+
+    def forget(self, keys: Sequence[GroupKey]) -> None:
+        """These groups are done with."""
+        for key in keys:
+            for held in (self.tickets, self._groups, self._extractors, self._scores):
+                held.pop(key, None)  # type: ignore[attr-defined]
+            self._tallied.discard(key)
 
     def _start_judged(self, key: GroupKey, jury: GroupKey) -> None:
         is_due = key not in self.tickets and key not in self._tallied

@@ -9,24 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from configs.schema import RunConfig
 from data.prompts import PromptOrder
 from learner.orders import needs_reference
-from orchestration.buffer import Buffer, Slot
+from orchestration.autoscale import StepWait
+from orchestration.buffer import Slot
 from orchestration.checkpoint import Checkpoints, LoopState
 from orchestration.end_states import kept_states, why_empty
 from orchestration.evaluation import Evaluator
 from orchestration.group_log import StepRecord
+from orchestration.intake import Intake
 from orchestration.labels import Teacher
 from orchestration.ledger import Ledger, LedgerRow
 from orchestration.recovery import recover
-from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch, train_key, train_sampling
+from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch
 from orchestration.run_dir import RunDir
+from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
-from orchestration.step_metrics import PhaseClock, alarm_limits, eval_line, learn_metrics, no_update, rollout_metrics
+from orchestration.step_metrics import (
+    PhaseClock,
+    PoolMetrics,
+    alarm_limits,
+    eval_line,
+    learn_metrics,
+    no_update,
+    rollout_metrics,
+)
 from orchestration.vote_phase import StepVote, VotePhase
 from orchestration.watch.alarms import Alarms
 from orchestration.watch.audit import AuditProcess
@@ -36,7 +48,7 @@ from orchestration.watch.metrics import MetricsWriter
 from orchestration.watch.vote_metrics import vote_metrics
 from orchestration.weight_sync import NoTransfer, SyncStats, WeightSync
 from quorum.errors import StageError, StorageError
-from quorum.types import EndState, GroupKey, GroupRequest, Role, ScoreReceipt, TrainingBatch, UpdateStats
+from quorum.types import EndState, GroupKey, Role, ScoreReceipt, TrainingBatch, UpdateStats
 
 
 @dataclass
@@ -62,12 +74,25 @@ class TrainingLoop:
     teacher: Teacher | None = None
     teacher_sync: WeightSync | None = None
     """Brings the policy's average to a teacher that follows it; None for other teachers."""
+    scaling: Scaling | None = None
+    """None in a run without samplers."""
     recovered: MutableMapping[GroupKey, RecoveredGroup] = field(default_factory=dict)
     """Groups an earlier incarnation finished; all of them, in a run without samplers."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.run_dir.path, self.run_dir.info.incarnation)
-        self.buffer = Buffer(self.config.rollout.prompts_per_step, next_group_id=self.state.next_group_id)
+        self.intake = Intake.of(
+            self.config,
+            self.rollout,
+            self.order,
+            self.sync,
+            self.state,
+            self.recovered,
+            self.teacher,
+            self.teacher_sync,
+        )
+        self.buffer = self.intake.buffer
+        self.rollout.beside = self._beside
         self.is_whole = True
         """Whether weights and `state` are of the same step: False from the update until the step is in the ledger."""
         self.voting = VotePhase(self.config, self.stack, self.rollout)
@@ -76,10 +101,9 @@ class TrainingLoop:
         self._evaluated: dict[str, float] = {}
         """Metrics of the evaluation after the steps done so far; empty without one."""
         self._closing: list[Any] = []
-        self._teacher_groups: dict[GroupKey, Any] = {}
-        """Of the running step, by key: references."""
         self._flips: list[bool | None] = []
         self._next_audited = self.state.step
+        self.pool_metrics = PoolMetrics()
 
     def run(self) -> None:
         """Train until `run.num_steps` steps are done. Raises the first stage's error."""
@@ -112,11 +136,17 @@ class TrainingLoop:
         self.checkpoints.save(self.state, self.history.state(), self._evaluated)
 
     def publish_start(self) -> None:
-        """Connect samplers and learner and give every sampler the weights to start from."""
+        """Give every sampler the weights to start from."""
         self.display.phase("sync", "first weights to all samplers")
         for sync in self.syncs:
-            sync.connect()
             sync.publish(self.state.version)
+
+    def _beside(self) -> None:
+        """What goes on whenever the driver waits: newcomers among the samplers get the current weights."""
+        for sync in self.syncs:
+            sync.catch_up(may_begin=not any(other.is_joining for other in self.syncs))
+        if self.scaling is not None:
+            self.scaling.attend()
 
     def step(self) -> dict[str, float]:
         """One step: generate, vote, learn, broadcast. Returns its metrics."""
@@ -150,52 +180,41 @@ class TrainingLoop:
             if not missing:
                 break
             with clock.phase("rollout"):
-                slots = self._rollout(step, missing)
+                slots = self.intake.next_slots(missing, step, partial(self._show_rollout, step, missing))
             with clock.phase("vote"):
                 self.display.phase("vote", "resolve and reward")
-                dropped = self.voting.decide(slots, step, vote)
-            self.buffer.release([slot.key for slot in dropped])
+                dropped = self.voting.decide([slot for slot in slots if not slot.is_given_up], step, vote)
+            lost = [slot for slot in slots if slot.is_given_up]
+            vote.quarantined += lost
+            self.buffer.release([slot.key for slot in dropped + lost])
         return vote
 
-    def _rollout(self, step: int, count: int) -> list[Slot]:
-        version, sampling = self.sync.version, train_sampling(self.config)
-        requests: list[GroupRequest] = []
-        for _ in range(min(self.buffer.num_free, count)):
-            key = train_key(self.state.branch, self.buffer.next_group_id)
-            self.buffer.admit(key)
-            prompt = self.order.prompt_at(key.group_id)
-            requests.append(self.rollout.request(key, prompt, sampling, version))
-            if self.teacher is not None and (asked := self.teacher.prompt_for(prompt)) is not None:
-                judge = key._replace(role=Role.TEACHER)
-                held = self.teacher_sync.version if self.teacher_sync is not None else 0
-                requests.append(self.rollout.request(judge, asked, self.teacher.sampling, held))
-        keys = [request.key for request in requests if request.key.role is Role.TRAIN]
-        total = len(keys)
-        self.display.phase("rollout", f"step {step}: 0/{total} groups")
-        finished = self.rollout.run(
-            requests,
-            step,
-            recovered=self.recovered,
-            on_finished=lambda done: self.display.phase("rollout", f"step {step}: {done}/{total} groups"),
-        )
-        for key, done in finished.items():
-            self.recovered.pop(key, None)
-            if key.role is Role.TEACHER:
-                self._teacher_groups[key] = done.group
-            else:
-                self.buffer.finish(key, done.receipt, done.group, done.tally)
-        return self.buffer.take(keys)
+    def _show_rollout(self, step: int, count: int, owed: int) -> None:
+        self.display.phase("rollout", f"step {step}: {max(0, count - owed)}/{count} groups")
 
     def _learn(self, step: int, vote: StepVote) -> UpdateStats:
         self.display.phase("learn", f"step {step}: {len(vote.receipts)} groups")
         batch = TrainingBatch(
             step=step, branch=self.state.branch, groups=tuple(vote.scored), receipts=tuple(vote.receipts)
         )
-        learner = self.stack.learner
-        stats = no_update(step, self.sync.version) if learner is None else learner.update(batch)
+        stats = self._update(batch)
         empty = self._num_empty_steps(stats, vote)
         if empty >= self.config.run.max_empty_steps:
             raise StageError(f"{empty} steps in a row {why_empty(vote, stats)}, or raise run.max_empty_steps")
+        return stats
+
+    def _update(self, batch: TrainingBatch) -> UpdateStats:
+        learner, pool = self.stack.learner, self.stack.pool
+        if learner is None:
+            return no_update(batch.step, self.sync.version)
+        if pool is None or not self.stack.plan.colocate:
+            return learner.update(batch, self.intake.meanwhile)
+        self.sync.finish_joining()
+        pool.take_turns("learner")
+        stats = learner.update(batch)
+        pool.take_turns("samplers")
+        if not stats.num_updates:
+            self.sync.publish(self.sync.version)  # they gave their weights up
         return stats
 
     def _num_empty_steps(self, stats: UpdateStats, vote: StepVote) -> int:
@@ -211,17 +230,19 @@ class TrainingLoop:
             records.append(StepRecord(key=slot.key, tally=tally, resolution=resolution, end_state=end_state))
             objects.append(slot.group if scored is None else scored)
             rows.append(_ledger_row(step, slot, end_state, receipt, self.order))
-        self.ledger.append(rows)
+        rows += [_ledger_row(step, slot, EndState.QUARANTINED, None, self.order) for slot in vote.quarantined]
+        self.ledger.append(sorted(rows, key=lambda row: row.group_id))
         self._close(step, Role.TRAIN, records, objects)
-        if self._teacher_groups:
-            groups, self._teacher_groups = self._teacher_groups, {}
+        if self.intake.teacher_groups:
+            groups, self.intake.teacher_groups = self.intake.teacher_groups, {}
             self._close(step, Role.TEACHER, [StepRecord(key) for key in groups], list(groups.values()))
         self.buffer.release([slot.key for slot in vote.kept_slots()])
         self._flips = self.history.visit_groups(self._prompt_ids(vote), vote.tallies, vote.resolutions)
         self._evaluated = {}
         self.state = LoopState(
             step=step + 1,
-            next_group_id=self.buffer.next_group_id,
+            next_group_id=self.buffer.first_unended,
+            ended_ahead=self.buffer.ended_beyond,
             version=self.sync.version,
             branch=self.state.branch,
             num_empty_steps=self._num_empty_steps(stats, vote),
@@ -229,6 +250,8 @@ class TrainingLoop:
             identity_hash=self.state.identity_hash,
             alarms=self.state.alarms,
         )
+        if self.intake.is_ahead:
+            self.intake.admit(step + 1)
 
     def _prompt_ids(self, vote: StepVote) -> list[str]:
         return [self.order.prompt_at(slot.key.group_id).prompt_id for slot in vote.slots]
@@ -249,7 +272,9 @@ class TrainingLoop:
         values = vote_metrics(
             vote.tallies, vote.resolutions, vote.receipts, prompt_ids=prompt_ids, label_flips=self._flips
         )
-        values |= rollout_metrics(vote.slots, times["time/rollout_seconds"])
+        generating = "step" if self.intake.is_ahead else "rollout"
+        values |= rollout_metrics(vote.slots, times[f"time/{generating}_seconds"])
+        values |= self._pool_metrics(step, vote, times)
         values |= learn_metrics(stats, needs_reference(self.config.learner.kl)) | times
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
@@ -264,6 +289,15 @@ class TrainingLoop:
         self._write(step, values)
         self.display.step(step, values | self._audited())
         return values
+
+    def _pool_metrics(self, step: int, vote: StepVote, times: Mapping[str, float]) -> dict[str, float]:
+        """What samplers did and waited; the autoscaling policy goes by it."""
+        if self.stack.pool is None:
+            return {}
+        wait = StepWait(times["time/rollout_seconds"] / times["time/step_seconds"], self.stack.pool.take_idle_share())
+        if self.scaling is not None:
+            self.scaling.after_step(step + 1, wait)
+        return self.pool_metrics.of_step(self.stack.pool, vote.slots, len(vote.quarantined), wait.sampler_idle_share)
 
     def _audited(self) -> dict[str, float]:
         """Log what the audit found in earlier steps, each under its own step; return the newest of it."""
@@ -313,14 +347,13 @@ class TrainingLoop:
 def _ledger_row(
     step: int, slot: Slot, end_state: EndState, receipt: ScoreReceipt | None, order: PromptOrder
 ) -> LedgerRow:
-    assert slot.receipt is not None
     return LedgerRow(
         branch=slot.key.branch,
         group_id=slot.key.group_id,
         step=step,
         end_state=end_state,
-        versions=slot.receipt.versions,
-        tokens_hash=slot.receipt.content_hash,
+        versions=slot.receipt.versions if slot.receipt else (),
+        tokens_hash=slot.receipt.content_hash if slot.receipt else "",
         reward_hash=receipt.reward_hash if receipt else "",
         prompt_id=order.prompt_at(slot.key.group_id).prompt_id,
     )

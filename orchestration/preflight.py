@@ -17,6 +17,7 @@ from orchestration.plan import ResourcePlan, make_plan
 from orchestration.stored_groups import GroupSource, find_groups
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
 from voting.resolve import check as check_voting
+from voting.stopping import stop_problems
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
     attempt(lambda: _check_voting(config))
     teacher = attempt(lambda: _teacher(config)) if with_learner else None
     plan = attempt(lambda: _plan(config, mode, teacher.num_samplers if teacher else 0))
-    attempt(lambda: _check_engine(config, plan.device if plan is not None else None))
+    attempt(lambda: _check_engine(config, _sampler_devices(plan)))
     model = attempt(lambda: check_model_dir(config.model))
     if model is not None:
         attempt(lambda: _check_model(config, model))
@@ -170,19 +171,31 @@ def _with_prompts(config: RunConfig, teacher: Teacher | None) -> Teacher | None:
     return replace(teacher, prompts={prompt.prompt_id: prompt for prompt in prompts.prompts})
 
 
-def _check_engine(config: RunConfig, device: str | None) -> None:
+def _sampler_devices(plan: ResourcePlan | None) -> list[str | None]:
+    """Of all kinds of samplers; None where the plan could not be made."""
+    if plan is None:
+        return [None]
+    return list(dict.fromkeys(sampler.device for sampler in plan.samplers)) or [plan.device]
+
+
+def _check_engine(config: RunConfig, devices: Sequence[str | None]) -> None:
     """Engine arguments are checked only where there are some: the check imports vLLM."""
     if config.rollout.engine.name != "vllm" or not config.rollout.engine.options:
         return
     from rollout.engines.vllm_options import validate_engine_options
 
-    problems = validate_engine_options(config.rollout.engine.options, device=device, max_model_len=config.max_model_len)
+    options, length = config.rollout.engine.options, config.max_model_len
+    problems: list[str] = []
+    for device in devices:
+        problems += validate_engine_options(options, device=device, max_model_len=length)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
 
 
 def _check_voting(config: RunConfig) -> None:
     problems = check_voting(config.voting)
+    if config.rollout.stop_decided:
+        problems += stop_problems(config.voting)
     if needs_pairs(config):
         if config.rollout.prompts_per_step % 2:
             problems.append(
@@ -210,9 +223,17 @@ def _check_port(config: RunConfig) -> None:
             ) from exc
 
 
+def _workers_per_sampler(config: RunConfig) -> dict[str, int]:
+    """Tensor-parallel sizes by the setting they come from."""
+    sizes = {"rollout.tensor_parallel_size": config.rollout.tensor_parallel_size}
+    for index, kind in enumerate(config.rollout.fleet):
+        sizes[f"rollout.fleet.{index}.tensor_parallel_size"] = kind.tensor_parallel_size
+    return sizes
+
+
 def _check_model(config: RunConfig, model: ModelFacts) -> None:
     sizes = {
-        "rollout.tensor_parallel_size": config.rollout.tensor_parallel_size,
+        **_workers_per_sampler(config),
         "learner.sequence_parallel_size": config.learner.sequence_parallel_size,
     }
     for name, size in sizes.items():

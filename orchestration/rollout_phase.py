@@ -1,14 +1,10 @@
-"""Drives one batch of groups through samplers, durable log and tally. Used for training steps and evaluation.
-
-consumes: group requests.  waits for: finished groups, bounded by the pool's progress deadline.
-unblocked by: samplers.  produces: receipts, group references and tally references, per group.
-"""
+"""Groups on their way through samplers, durable log and tally: a step's, later steps', an evaluation's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
@@ -17,6 +13,7 @@ from orchestration.labels import TallyDesk, needs_scores
 from orchestration.stack import Stack
 from quorum.errors import StorageError
 from quorum.types import GroupKey, GroupRequest, GroupScores, Prompt, Receipt, Role, SamplingSettings, Tally, group_seed
+from rollout.inbox import Inbox
 from rollout.pool import FinishedGroup
 from voting.replicas import Ticket
 
@@ -48,41 +45,12 @@ class RecoveredGroup(NamedTuple):
     """To its Tally, or None where it was not tallied."""
 
 
-@dataclass
-class _Batch:
-    """The groups of one `run` that are finished, and the desk that has them tallied."""
-
-    desk: TallyDesk
-    prompts: Mapping[GroupKey, Prompt]
-    groups: dict[GroupKey, tuple[Receipt, Any]] = field(default_factory=dict)
-    tallied: dict[GroupKey, Tally] = field(default_factory=dict)
-    score: Callable[[list[Any]], list[GroupScores]] | None = None
-    """References of groups -> their scores; None where the vote rule asks for none."""
-    unscored: dict[GroupKey, Any] = field(default_factory=dict)
-
-    def add(self, key: GroupKey, receipt: Receipt, group_ref: Any, tally: Tally | None = None) -> None:
-        self.groups[key] = (receipt, group_ref)
-        if tally is not None:
-            self.tallied[key] = tally
-        elif self.score is not None and key.role is Role.TRAIN:
-            self.unscored[key] = group_ref
-            return
-        self.desk.add(key, self.prompts[key], group_ref, is_tallied=tally is not None)
-
-    def finished(self) -> dict[GroupKey, Finished]:
-        if self.score is not None:
-            keys = sorted(self.unscored)
-            for key, scores in zip(keys, self.score([self.unscored[key] for key in keys]), strict=True):
-                self.desk.add(key, self.prompts[key], self.unscored[key], scores=scores)
-        self.desk.close()
-        return {
-            key: Finished(receipt, group, self.tallied.get(key) or self.desk.tickets.get(key))
-            for key, (receipt, group) in self.groups.items()
-        }
-
-
 class RolloutPhase:
-    """Generates groups, appends each to the durable log as it finishes, and starts its tally at once."""
+    """Brings groups from request to durable, tallied group, as they finish, whoever waits for them.
+
+    consumes: group requests.  waits for: finished groups and their place in the durable log.  unblocked by: samplers
+    and the log's writer.  produces: receipts, group references and tally tickets, by group.
+    """
 
     def __init__(
         self,
@@ -100,18 +68,69 @@ class RolloutPhase:
             stack: started.
             log: actor handle of the group log.
             check_signals: raises when a signal has come.
-            say: told what each sampler does when no group finishes for QUIET_SECONDS, and of replicas' deaths.
+            say: told what each sampler does when no group finishes for QUIET_SECONDS, and of deaths and replacements.
             dispenser: of labels that the configuration reveals.
         """
         self._config, self._stack, self._log = config, stack, log
-        self._dispenser = dispenser
-        self._appending: list[Any] = []
         self._check_signals, self._say = check_signals, say
+        self._desk = TallyDesk(config, stack.voting, dispenser)
+        self._scores_votes = needs_scores(config)
+        self._outlives_nodes = config.cluster.address != "local"
+        self._inbox = Inbox()
+        self._prompts: dict[GroupKey, Prompt] = {}
+        """Of the groups on their way or waiting to be collected."""
+        self._steps: dict[GroupKey, int] = {}
+        """Under which step the log has them."""
+        self._num_appending = 0
+        self._groups: dict[GroupKey, tuple[Receipt, Any]] = {}
+        """Finished ones: receipt and reference."""
+        self._tallied: dict[GroupKey, Tally] = {}
+        """Of recovered ones."""
+        self._given_up: set[GroupKey] = set()
+        self._appending: list[Any] = []
+        self._last_finished = self._last_said = time.monotonic()
+        self.on_finished: Callable[[GroupKey], None] = lambda key: None
+        """Told of every group that finishes or is given up."""
+        self.beside: Callable[[], None] = lambda: None
+        """The driver's other business, done whenever this one waits."""
 
     def request(self, key: GroupKey, prompt: Prompt, sampling: SamplingSettings, version: int) -> GroupRequest:
         """The request of one group: its seed depends on the run's seed and the group's identity alone."""
         seed = group_seed(self._config.run.seed, key)
         return GroupRequest(key=key, prompt=prompt, sampling=sampling, seed=seed, required_version=version)
+
+    def submit(
+        self,
+        requests: Sequence[GroupRequest],
+        step: int,
+        recovered: Mapping[GroupKey, RecoveredGroup] | None = None,
+        oldest: Mapping[GroupKey, int] | None = None,
+    ) -> dict[GroupKey, Receipt]:
+        """Have groups drawn.
+
+        Args:
+            requests: in group order, a teacher's among them.
+            step: written with each group into the log.
+            recovered: groups finished by an earlier incarnation: not generated again.
+            oldest: oldest policy version that a recovered group may have tokens of; older ones are drawn anew. Groups
+                that are not named may be of any age.
+
+        Returns:
+            Receipts of the recovered groups that were taken.
+
+        Raises:
+            StorageError: a recovered group could not be read.
+        """
+        there = {}
+        if self.num_on_the_way == 0:
+            self._last_finished = self._last_said = time.monotonic()
+        for request in requests:
+            self._prompts[request.key], self._steps[request.key] = request.prompt, step
+            if recovered is not None and request.key in recovered:
+                there[request.key] = recovered[request.key]
+            else:
+                self._stack.pool_of(request.key.role).submit(request)
+        return self._take_recovered(there, {request.key: request for request in requests}, oldest or {})
 
     def run(
         self,
@@ -120,63 +139,161 @@ class RolloutPhase:
         recovered: Mapping[GroupKey, RecoveredGroup] | None = None,
         on_finished: Callable[[int], None] = lambda done: None,
     ) -> dict[GroupKey, Finished]:
-        """Finish all groups of a batch.
+        """Draw groups and wait for all of them; see `submit`, `wait` and `collect`.
 
         Args:
-            requests: in group order, a teacher's among them.
+            requests: what to draw.
             step: written with each group into the log.
-            recovered: groups finished by an earlier incarnation: not generated again.
+            recovered: groups finished by an earlier incarnation.
             on_finished: called with the number of groups finished so far.
+        """
+        keys = [request.key for request in requests]
+        self.submit(requests, step, recovered)
+        left = len(keys)
+
+        def owed() -> list[GroupKey]:
+            nonlocal left
+            missing = [key for key in keys if not self.is_finished(key)]
+            if len(missing) < left:
+                left = len(missing)
+                on_finished(len(keys) - left)
+            return missing
+
+        self.wait(owed)
+        return self.collect(keys)
+
+    def wait(self, owed: Callable[[], Sequence[GroupKey]]) -> None:
+        """Move everything on until nothing is owed; what is, is named when nothing finishes for long.
 
         Raises:
-            RolloutError: a sampler died or made no progress within its deadline.
+            RolloutError: too few samplers are left.
             StorageError: the durable log could not be written.
             VotingError: voting failed; see VotingService.fetch.
         """
-        recovered = recovered or {}
-        prompts = {request.key: request.prompt for request in requests}
-        desk = TallyDesk(self._config, self._stack.voting, self._dispenser)
-        batch = _Batch(desk, prompts, score=self._score if needs_scores(self._config) else None)
-        for request in requests:
-            if request.key not in recovered:
-                self._stack.pool_of(request.key.role).submit(request)
-        self._take_recovered({key: recovered[key] for key in prompts if key in recovered}, batch)
-        appends: list[Any] = []
-        last_finished = last_said = time.monotonic()
-        while len(batch.groups) < len(requests):
+        while missing := owed():
+            self.pump(POLL_SECONDS)
             now = time.monotonic()
-            if now - max(last_finished, last_said) > QUIET_SECONDS:
-                last_said = now
+            if now - max(self._last_finished, self._last_said) > QUIET_SECONDS:
+                self._last_said = now
+                ids = ", ".join(f"{key.role.value} {key.group_id}" for key in missing)
                 doings = "; ".join(line for pool in self._stack.pools for line in pool.describe())
-                self._say(f"no group finished for {now - last_finished:.0f} s: {doings}")
-            for done in self._next_finished():
-                last_finished = time.monotonic()
-                appends.append(self._log.append.remote(done.group_ref, step))
-                batch.add(done.request.key, done.receipt, done.group_ref)
-                on_finished(sum(key.role is not Role.TEACHER for key in batch.groups))
-            self._stack.voting.pump()
-            self._tell()
+                self._say(f"no group finished for {now - self._last_finished:.0f} s; owed are {ids}; {doings}")
             self._check_signals()
-        self._settle(appends, "append to the durable log")
-        return batch.finished()
 
-    def _score(self, group_refs: list[Any]) -> list[GroupScores]:
-        assert self._stack.learner is not None
-        return self._stack.learner.score(group_refs) if group_refs else []
-
-    def _next_finished(self) -> list[FinishedGroup]:
-        """Groups that finished in any pool, after POLL_SECONDS at most."""
+    def pump(self, seconds: float) -> None:
+        """Move everything on, for `seconds` at most or until groups finish. Raises what `wait` raises."""
         busy = [pool for pool in self._stack.pools if pool.num_unfinished]
-        seconds = POLL_SECONDS if len(busy) == 1 else SHARED_POLL_SECONDS
-        return [done for pool in busy for done in pool.next_finished(seconds)]
+        is_alone = len(busy) == 1 and not self._num_appending
+        share = seconds if is_alone else min(seconds, SHARED_POLL_SECONDS)
+        for pool in self._stack.pools:
+            for done in pool.pump(share if pool in busy else 0.0):
+                self._take_in(done)
+            for event in pool.take_events():
+                self._say(event)
+        self._inbox.take_in(0.0 if busy or not self._num_appending else min(seconds, POLL_SECONDS))
+        self._stack.voting.pump()
+        self._tell()
+        self.beside()
 
-    def _take_recovered(self, recovered: Mapping[GroupKey, RecoveredGroup], batch: _Batch) -> None:
+    def voter(self) -> Any:
+        """A replica to ask whether a vote is decided; None when none is ready."""
+        return self._stack.voting.any_replica()
+
+    @property
+    def num_on_the_way(self) -> int:
+        """Groups that are not finished."""
+        return self._num_appending + sum(pool.num_unfinished for pool in self._stack.pools)
+
+    def is_finished(self, key: GroupKey) -> bool:
+        """Whether a group is durable, or was given up."""
+        return key in self._groups or key in self._given_up
+
+    def is_given_up(self, key: GroupKey) -> bool:
+        """Whether a group is quarantined."""
+        return key in self._given_up
+
+    def collect(self, keys: Sequence[GroupKey]) -> dict[GroupKey, Finished]:
+        """Finished groups with their tallies under way; those given up are left out. Each is collected once.
+
+        Raises:
+            LearnerError: the learner could not score them for the vote.
+        """
+        there = [key for key in keys if key not in self._given_up]
+        self._given_up -= set(keys)
+        unscored = [key for key in there if self._is_scored(key)]
+        for key, scores in zip(sorted(unscored), self._score(sorted(unscored)), strict=True):
+            self._desk.add(key, self._prompts[key], self._groups[key][1], scores=scores)
+        self._desk.close(there)
+        finished = {}
+        for key in there:
+            receipt, group = self._groups.pop(key)
+            finished[key] = Finished(receipt, group, self._tallied.pop(key, None) or self._desk.tickets.get(key))
+        for key in keys:
+            del self._prompts[key], self._steps[key]
+        self._desk.forget(keys)
+        return finished
+
+    def _is_scored(self, key: GroupKey) -> bool:
+        return self._scores_votes and key.role is Role.TRAIN and key not in self._tallied
+
+    def _score(self, keys: Sequence[GroupKey]) -> list[GroupScores]:
+        if not keys:
+            return []
+        assert self._stack.learner is not None
+        return self._stack.learner.score([self._groups[key][1] for key in keys])
+
+    def _take_in(self, done: FinishedGroup) -> None:
+        key = done.request.key
+        self._last_finished = time.monotonic()
+        if done.receipt is None:
+            self._given_up.add(key)
+            self.on_finished(key)
+            return
+        receipt: Receipt = done.receipt
+        self._num_appending += 1
+        if self._outlives_nodes:
+            ref, group_ref = self._log.keep.options(num_returns=2).remote(done.group_ref, self._steps[key])
+        else:
+            ref, group_ref = self._log.append.remote(done.group_ref, self._steps[key]), done.group_ref
+
+        def then(_: Any, error: BaseException | None) -> None:
+            self._num_appending -= 1
+            if error is None:
+                self._is_there(key, receipt, group_ref)
+            elif is_lost(error):
+                self._say(f"group {key.group_id} was lost with its node before it was on disk; it is drawn again")
+                self._stack.pool_of(key.role).submit(done.request)
+            else:
+                raise append_error(error) from error
+
+        self._inbox.expect(ref, then)
+
+    def _is_there(self, key: GroupKey, receipt: Receipt, group_ref: Any, tally: Tally | None = None) -> None:
+        """A group is durable: its tally starts."""
+        self._groups[key] = (receipt, group_ref)
+        if tally is not None:
+            self._tallied[key] = tally
+        if not self._is_scored(key):
+            self._desk.add(key, self._prompts[key], group_ref, is_tallied=tally is not None)
+        self.on_finished(key)
+
+    def _take_recovered(
+        self,
+        recovered: Mapping[GroupKey, RecoveredGroup],
+        requests: Mapping[GroupKey, GroupRequest],
+        oldest: Mapping[GroupKey, int],
+    ) -> dict[GroupKey, Receipt]:
         """Groups of the log as if a sampler had just returned them; what was tallied once is not tallied again."""
-        what = "come back from the durable log"
+        what, taken = "come back from the durable log", {}
         receipts = self._settle([group.receipt for group in recovered.values()], what)
         tallies = self._settle([group.tally for group in recovered.values()], what)
         for (key, group), receipt, tally in zip(recovered.items(), receipts, tallies, strict=True):
-            batch.add(key, receipt, group.group, tally)
+            if min(receipt.versions, default=0) < oldest.get(key, 0):
+                self._stack.pool_of(key.role).submit(requests[key])
+                continue
+            taken[key] = receipt
+            self._is_there(key, receipt, group.group, tally)
+        return taken
 
     def tallies(self, owed: Sequence[tuple[GroupKey, Ticket | Tally | None]], step: int) -> list[Tally]:
         """Tallies of a batch's groups, in the order given; durable after `settle_tallies`.
@@ -205,6 +322,22 @@ class RolloutPhase:
 
     def _settle(self, refs: list[Any], what: str) -> list[Any]:
         return fetch(refs, self._config.deadlines.save_seconds, what, StorageError)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether a call failed because the object it was to read died with its node."""
+    import ray
+
+    lost = (ray.exceptions.ObjectLostError, ray.exceptions.ObjectUnreachableError)
+    return isinstance(error, lost) or isinstance(getattr(error, "cause", None), lost)
+
+
+def append_error(error: BaseException) -> StorageError:
+    """Why a group could not be made durable."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, StorageError):
+        return cause
+    return StorageError(f"could not append to the durable log: {str(error).strip().splitlines()[-1]}")
 
 
 def fetch(refs: list[Any], timeout: float, what: str, error: type[Exception]) -> list[Any]:

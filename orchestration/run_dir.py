@@ -44,6 +44,7 @@ class RunInfo:
     """How often the learner was started again on this run, by a new driver or after a rank failed; 0 the first time."""
     branch: int
     address: str
+    """Of the run's Ray: HOST:PORT once its actors are started, before that `cluster.address`."""
     driver_pid: int
     started_at: str
     quorum_version: str
@@ -104,6 +105,11 @@ class RunDir:
         self.info = replace(self.info, incarnation=self.info.incarnation + 1)
         self._write_info()
 
+    def set_address(self, address: str) -> None:
+        """Record where the run's Ray is reached."""
+        self.info = replace(self.info, address=address)
+        self._write_info()
+
     def set_state(self, state: str, message: str = "") -> None:
         """Record how the run stands."""
         self.info = replace(self.info, state=state, message=message)
@@ -143,6 +149,18 @@ def resolve_run(run: str) -> Path:
     known = sorted(p.parent.name for p in Path("runs").glob("*/run.json"))
     hint = f"; runs here: {', '.join(known[:8])}" if known else ""
     raise DataError(f"no run at {run}: expected a directory with run.json, or a name under runs/{hint}")
+
+
+def is_driven(path: Path) -> bool:
+    """Whether a driver holds the run's lock now, on any machine that shares the directory."""
+    try:
+        with open(path / "lock", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def read_config(path: Path) -> RunConfig:

@@ -40,7 +40,7 @@ def sync_of(config: RunConfig, stack: Stack, incarnation: int) -> WeightSync | N
     """How versions reach the samplers: not at all where learner or samplers are missing."""
     if stack.learner is None or stack.pool is None:
         return NoTransfer()
-    return WeightSync(config, stack.plan.device, stack.learner, stack.pool, incarnation)
+    return WeightSync(config, stack.learner, stack.pool, incarnation)
 
 
 def order_of(config: RunConfig, checked: Preflight) -> PromptOrder:

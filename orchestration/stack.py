@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
 from orchestration.cluster import Cluster
+from orchestration.fleet import sampler_fleet, teacher_fleet
 from orchestration.labels import Teacher
 from orchestration.plan import ResourcePlan
-from orchestration.weight_sync import resolve_backend
 from quorum.errors import ResourceError
 from quorum.types import Role
 from rollout.pool import SamplerPool
-from rollout.settings import NO_VERSION, SamplerSettings
+from rollout.settings import NO_VERSION
 from voting.service import VotingService
 
 ABANDON_SECONDS = 20.0
@@ -80,15 +79,9 @@ class Stack:
         parts: dict[str, Future[Any]] = {}
         executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="start")
         try:
-            sampler_options, rank_options = _placements(cluster, plan)
+            shared, rank_options = _placements(cluster, plan)
             if plan.num_samplers:
-                parts["samplers"] = executor.submit(
-                    SamplerPool.start,
-                    [_sampler_settings(config, plan, i, initial_version) for i in range(plan.num_samplers)],
-                    deadlines=config.deadlines,
-                    actor_options=sampler_options,
-                    namespace=namespace,
-                )
+                parts["samplers"] = executor.submit(_start_samplers, config, plan, cluster, initial_version, shared)
             if plan.num_teachers and teacher is not None:
                 parts["teachers"] = executor.submit(_start_teachers, config, plan, cluster, teacher)
             parts["voting"] = executor.submit(
@@ -182,11 +175,24 @@ class Stack:
             future.result(timeout=0)
 
 
+def _start_samplers(
+    config: RunConfig, plan: ResourcePlan, cluster: Cluster, initial_version: int, shared: dict[int, Any] | None
+) -> SamplerPool:
+    return SamplerPool.start(
+        sampler_fleet(config, plan, cluster, initial_version, shared),
+        num_samplers=plan.num_samplers,
+        section=config.rollout,
+        deadlines=config.deadlines,
+        namespace=cluster.namespace,
+    )
+
+
 def _start_teachers(config: RunConfig, plan: ResourcePlan, cluster: Cluster, teacher: Teacher) -> SamplerPool:
     return SamplerPool.start(
-        [_teacher_settings(config, plan, i, teacher) for i in range(plan.num_teachers)],
+        teacher_fleet(config, plan, cluster, teacher),
+        num_samplers=plan.num_teachers,
+        section=config.rollout.model_copy(update={"min_samplers": 1}),
         deadlines=config.deadlines,
-        actor_options=[cluster.place(f"teacher-{i}", *_teacher_size(plan)) for i in range(plan.num_teachers)],
         namespace=cluster.namespace,
     )
 
@@ -246,69 +252,13 @@ def _all_or_first_error(parts: dict[str, Future[Any]], deadline: float) -> dict[
     return {name: future.result(timeout=0) for name, future in parts.items()}
 
 
-def _placements(cluster: Cluster, plan: ResourcePlan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Ray options of every sampler and every rank. Colocated pairs share one bundle with one GPU."""
+def _placements(cluster: Cluster, plan: ResourcePlan) -> tuple[dict[int, Any] | None, list[dict[str, Any]]]:
+    """Placement groups that samplers share with ranks, by slot (None: they share none), and every rank's options."""
     if not plan.colocate:
-        samplers = [
-            cluster.place(f"sampler-{i}", plan.cpus_per_sampler, plan.gpus_per_sampler)
-            for i in range(plan.num_samplers)
-        ]
         ranks = [cluster.place(f"rank-{i}", plan.cpus_per_rank, plan.gpus_per_rank) for i in range(plan.num_ranks)]
-        return samplers, ranks
-    samplers, ranks = [], []
+        return None, ranks
+    shared, ranks = {}, []
     for i in range(plan.num_samplers):
-        group = cluster.reserve(f"pair-{i}", plan.cpus_per_sampler + plan.cpus_per_rank, 1)
-        samplers.append(cluster.options(group, plan.cpus_per_sampler, plan.gpus_per_sampler))
-        ranks.append(cluster.options(group, plan.cpus_per_rank, plan.gpus_per_rank))
-    return samplers, ranks[: plan.num_ranks]
-
-
-def _sampler_settings(config: RunConfig, plan: ResourcePlan, index: int, initial_version: int) -> SamplerSettings:
-    return SamplerSettings(
-        sampler_id=f"sampler-{index}",
-        model=config.model.path,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        dtype=config.rollout.dtype,
-        max_model_len=config.max_model_len,
-        tensor_parallel_size=config.rollout.tensor_parallel_size,
-        device=plan.device,
-        plugins=config.run.plugins,
-        engine=config.rollout.engine.name,
-        engine_options=config.rollout.engine.options,
-        num_threads=config.cluster.cpus_per_sampler,
-        cpu_binding=_cpu_binding(config, index) if plan.device == "cpu" and config.cluster.address == "local" else None,
-        kv_cache_gib=config.cluster.kv_cache_gib,
-        seed=config.run.seed,
-        weight_backend=resolve_backend(config, plan.device),
-        initial_version=initial_version,
-        stop_seconds=config.deadlines.stop_seconds,
-    )
-
-
-def _teacher_size(plan: ResourcePlan) -> tuple[int, float]:
-    return plan.cpus_per_sampler, plan.gpus_per_teacher
-
-
-def _teacher_settings(config: RunConfig, plan: ResourcePlan, index: int, teacher: Teacher) -> SamplerSettings:
-    """A teacher is a sampler whose weights stay those of its model, or follow the policy's average."""
-    model, is_own = teacher.model, teacher.model == config.model.path
-    version = NO_VERSION if teacher.is_average else 0
-    return replace(
-        _sampler_settings(config, plan, plan.num_samplers + index, version),
-        sampler_id=f"teacher-{index}",
-        model=str(Path(model).absolute()) if Path(model).is_dir() else model,
-        revision=config.model.revision if is_own else None,
-        weight_backend=resolve_backend(config, plan.device, "average"),
-    )
-
-
-def _cpu_binding(config: RunConfig, index: int) -> str:
-    """Cores of a sampler's workers on this machine, "0-3|4-7"; samplers wrap around when there are fewer cores."""
-    cores, threads = os.cpu_count() or 1, config.cluster.cpus_per_sampler
-    workers = config.rollout.tensor_parallel_size
-    bindings = []
-    for worker in range(index * workers, (index + 1) * workers):
-        first = worker * threads % cores
-        bindings.append(f"{first}-{min(first + threads, cores) - 1}" if threads > 1 else str(first))
-    return "|".join(bindings)
+        shared[i] = cluster.reserve(f"pair-{i}", plan.cpus_per_sampler + plan.cpus_per_rank, 1)
+        ranks.append(cluster.options(shared[i], plan.cpus_per_rank, plan.gpus_per_rank))
+    return shared, ranks[: plan.num_ranks]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from configs.schema import AlarmSection
 from orchestration.buffer import Slot
 from orchestration.recovery import RECOVERED
 from quorum.types import UpdateStats
+from rollout.pool import SamplerPool
 
 EVAL_SHOWN = ("average_accuracy", "majority_accuracy", "abstain_share", "completion_tokens_mean")
 """What the line about an evaluation says of it."""
@@ -52,6 +54,8 @@ def alarm_limits(section: AlarmSection) -> dict[str, float]:
 def rollout_metrics(slots: Sequence[Slot], seconds: float) -> dict[str, float]:
     """rollout/* metrics of a step's groups, dropped ones too."""
     receipts = [slot.receipt for slot in slots if slot.receipt is not None]
+    if not receipts:
+        return {"rollout/num_groups": 0.0}
     num_completions = sum(sum(r.finish_counts.values()) for r in receipts)
     tokens = sum(r.num_tokens for r in receipts)
     prompt_tokens = sum(r.num_prompt_tokens for r in receipts)
@@ -63,6 +67,63 @@ def rollout_metrics(slots: Sequence[Slot], seconds: float) -> dict[str, float]:
         "rollout/tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
         "rollout/prefilled_ratio": sum(r.num_prefilled_tokens for r in receipts) / prompt_tokens,
     }
+
+
+@dataclass
+class PoolMetrics:
+    """rollout/* metrics of the samplers; remembers what was counted in earlier steps."""
+
+    _lost: int = 0
+    _requeued: int = 0
+    _mean_length: RunningMean = field(default_factory=lambda: RunningMean())
+
+    def of_step(
+        self, pool: SamplerPool, slots: Sequence[Slot], num_quarantined: int, idle_share: float
+    ) -> dict[str, float]:
+        """Metrics of one step.
+
+        Args:
+            pool: of the policy.
+            slots: the step's groups.
+            num_quarantined: groups of the step that were given up.
+            idle_share: of the samplers' time.
+        """
+        lost, requeued = pool.roster.num_lost - self._lost, pool.num_requeued - self._requeued
+        self._lost, self._requeued = pool.roster.num_lost, pool.num_requeued
+        values = {
+            "rollout/num_samplers": float(pool.num_ready),
+            "rollout/num_lost": float(lost),
+            "rollout/num_requeued": float(requeued),
+            "rollout/num_quarantined": float(num_quarantined),
+            "rollout/idle_share": idle_share,
+        }
+        receipts = [slot.receipt for slot in slots if slot.receipt is not None]
+        if not receipts:
+            return values
+        completions = sum(sum(receipt.finish_counts.values()) for receipt in receipts)
+        tokens = sum(receipt.num_tokens for receipt in receipts)
+        self._mean_length.add(tokens, completions)
+        return values | {
+            "rollout/staleness_mean": sum(slot.age for slot in slots) / len(slots),
+            "rollout/staleness_max": float(max(slot.age for slot in slots)),
+            "rollout/split_versions_share": sum(len(receipt.versions) > 1 for receipt in receipts) / len(receipts),
+            "rollout/length_bias_ratio": tokens / completions / self._mean_length.value,
+        }
+
+
+@dataclass
+class RunningMean:
+    """Mean of everything so far."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, total: float, count: int) -> None:
+        self.total, self.count = self.total + total, self.count + count
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count
 
 
 def no_update(step: int, version: int) -> UpdateStats:

@@ -18,13 +18,14 @@ from orchestration.preflight import Preflight, preflight
 from orchestration.resume import checkpoint_to_load, config_of_run, resume_notes
 from orchestration.run_dir import RunDir
 from orchestration.run_mode import mode_notes, start_stack
+from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.jsonl import current_rows, read_rows
 from orchestration.watch.report import write_report
-from quorum.errors import Interrupted, LearnerError, QuorumError
+from quorum.errors import Interrupted, LearnerError, QuorumError, RolloutError
 from quorum.types import Role
 
 
@@ -126,7 +127,7 @@ def _to_the_end(loop: TrainingLoop) -> int:
     signals, display = loop.signals, loop.display
     try:
         loop.run()
-    except Interrupted:
+    except (Interrupted, RolloutError):  # also: too few samplers are left, and the learner is well
         with signals.ignored():
             if loop.is_whole:
                 loop.save()
@@ -166,11 +167,15 @@ def open_attempts(
             checkpoint=checkpoint_to_load(run_dir),
         )
         cleanup.enter_context(stopping(stack, signals))
+        run_dir.set_address(stack.cluster.address)
         display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(stack.start_seconds.items())))
         audit = AuditProcess.start(run_dir.path) if config.report.audit else None
         if audit is not None:
             cleanup.callback(audit.stop, config.deadlines.stop_seconds)
-        yield Attempts(config, run_dir, checked, display, signals, stack, audit)
+        scaling = Scaling.open(config, stack, run_dir.info.namespace, display.event)
+        if scaling is not None:
+            cleanup.callback(scaling.close)
+        yield Attempts(config, run_dir, checked, display, signals, stack, audit, scaling)
 
 
 @contextmanager

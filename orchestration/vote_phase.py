@@ -29,6 +29,8 @@ class StepVote:
     """Of the groups that stay in the batch."""
     scored: list[Any] = field(default_factory=list)
     """ObjectRef[ScoredGroup], same order as `receipts`."""
+    quarantined: list[Slot] = field(default_factory=list)
+    """Groups that were given up: they never came to the vote."""
     num_rounds: int = 0
 
     @property
@@ -60,6 +62,9 @@ class VotePhase:
             VotingError: a replica failed or was late.
             StorageError: the durable log could not be written.
         """
+        vote.num_rounds += 1
+        if not slots:
+            return []
         tallies = self._rollout.tallies([(slot.key, slot.tally) for slot in slots], step)
         resolutions = resolve(tallies, self._config.voting)
         kept = [
@@ -74,5 +79,4 @@ class VotePhase:
         vote.slots += slots
         vote.tallies += tallies
         vote.resolutions += resolutions
-        vote.num_rounds += 1
         return [slot for slot, resolution in zip(slots, resolutions, strict=True) if resolution.end_state]

@@ -35,21 +35,31 @@ class MetricSpec:
 _SPECS = """
 rollout/completion_tokens_mean | tokens | Mean length of a completion, end-of-text token included
 rollout/truncated_share | share | Completions cut at the length limit
-rollout/tokens_per_second | tokens/s | Completion tokens of the step per second of rollout
+rollout/tokens_per_second | tokens/s | Completion tokens per second of rollout, or of the step where it overlaps
 rollout/prefilled_ratio | ratio | Prompt tokens computed over prompt tokens of the groups; 1.0: each prompt once
 rollout/num_groups | count | Groups of the step
 rollout/num_recovered | count | Groups taken from the durable log instead of being generated
+rollout/num_samplers | count | Samplers at work at the end of the step
+rollout/num_lost | count | Samplers that died or hung in the step
+rollout/num_requeued | count | Groups handed out again because their sampler was lost, left or refused them
+rollout/num_quarantined | count | Groups of the step given up because samplers died of them or refused them
+rollout/idle_share | share | Part of the samplers' time without work
+rollout/staleness_mean | count | Versions that the oldest token of a group is behind the policy it trains, mean
+rollout/staleness_max | count | The same of the step's oldest group; never above rollout.max_off_policy_steps
+rollout/split_versions_share | share | Groups whose tokens are of more than one version
+rollout/length_bias_ratio | ratio | Mean completion length of the step over that of all steps so far
 vote/reward_mean | value | Mean reward of the completions of rewarded groups
 vote/agreement_mean | share | Winner's share of the vote; 0 on an unbroken tie and without answers
 vote/margin_mean | share | Winner's share minus the runner-up's; 0 on an unbroken tie and without answers
 vote/majority_ratio_mean | share | Size of the largest cluster over all completions, elected or not
-vote/abstain_share | share | Completions without an answer in the vote
-vote/answered_share | share | Completions whose answer was counted; the five outcomes sum to 1
+vote/abstain_share | share | Completions that ended without an answer in the vote
+vote/answered_share | share | Completions whose answer was counted; the six outcomes sum to 1
 vote/unparsed_share | share | Completions in which no answer was found
 vote/truncated_share | share | Completions cut at the length limit that therefore did not vote
 vote/timed_out_share | share | Completions whose answer could not be read or compared in time
 vote/error_share | share | Completions whose answer could not be read or compared for an error
-vote/unanimous_share | share | Groups whose completions all gave one answer: no learning signal
+vote/stopped_share | share | Completions stopped when the vote was decided; agreement is then a lower bound
+vote/unanimous_share | share | Groups whose completions all gave one answer, those stopped left out: no learning signal
 vote/no_label_share | share | Groups that elected nobody
 vote/kept_share | share | Groups that stay in the batch after the vote
 vote/label_flip_share | share | Prompts whose label is another one than at their last visit with a label

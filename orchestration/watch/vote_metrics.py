@@ -19,6 +19,7 @@ OUTCOME_METRICS = {
     Outcome.TRUNCATED: "vote/truncated_share",
     Outcome.TIMED_OUT: "vote/timed_out_share",
     Outcome.ERROR: "vote/error_share",
+    Outcome.STOPPED: "vote/stopped_share",
 }
 """Shares of all completions of a step; they sum to 1."""
 
@@ -98,9 +99,10 @@ def vote_metrics(
         "vote/agreement_mean": sum(r.agreement for r in resolutions) / num_groups,
         "vote/margin_mean": sum(r.margin for r in resolutions) / num_groups,
         "vote/majority_ratio_mean": sum(majority_ratio(t.sizes, len(t.cluster)) for t in tallies) / num_groups,
-        "vote/abstain_share": sum(c < 0 for t in tallies for c in t.cluster) / num_completions,
+        "vote/abstain_share": (sum(c < 0 for t in tallies for c in t.cluster) - outcomes[Outcome.STOPPED])
+        / num_completions,
         **{name: outcomes[outcome] / num_completions for outcome, name in OUTCOME_METRICS.items()},
-        "vote/unanimous_share": sum(max(t.sizes, default=0) == len(t.cluster) for t in tallies) / num_groups,
+        "vote/unanimous_share": sum(_is_unanimous(tally) for tally in tallies) / num_groups,
         "vote/no_label_share": sum(r.pseudo_label is None for r in resolutions) / num_groups,
         "vote/kept_share": sum(r.end_state is None for r in resolutions) / num_groups,
         "vote/distinct_answers_per_prompt": sum(_num_answers(t) for t in tallies) / num_groups,
@@ -119,7 +121,9 @@ def vote_metrics(
     compared = [has_flipped for has_flipped in label_flips if has_flipped is not None]
     if compared:
         values["vote/label_flip_share"] = sum(compared) / len(compared)
-    rewarded = sum(len(receipt.completion_tokens) for receipt in receipts)
+    rewarded = sum(len(receipt.completion_tokens) for receipt in receipts) - sum(
+        tally.num_stopped for tally, resolution in zip(tallies, resolutions, strict=True) if not resolution.end_state
+    )
     if rewarded:
         values["vote/reward_mean"] = sum(receipt.reward_sum for receipt in receipts) / rewarded
         values["vote/unjudged_share"] = sum(receipt.num_unjudged for receipt in receipts) / rewarded
@@ -137,6 +141,11 @@ def _over_prompts(tallies: Sequence[Tally], prompts: Sequence[object]) -> dict[s
         values["vote/modal_answer_share"] = max(modal.values()) / sum(modal.values())
         values["vote/modal_answer_entropy"] = entropy(modal.values())
     return values
+
+
+def _is_unanimous(tally: Tally) -> bool:
+    """Whether all completions that were not stopped gave one answer."""
+    return max(tally.sizes, default=0) == len(tally.cluster) - tally.num_stopped
 
 
 def _num_answers(tally: Tally) -> int:

@@ -40,7 +40,7 @@ def make(path: Path, stack: Stack, **learner: Any) -> tuple[Attempts, io.StringI
     said = io.StringIO()
     display = Display(config, path, live=False, stream=said)
     checked = SimpleNamespace(plan=SimpleNamespace(device="cpu"))
-    made = Attempts(config, RunDir.create(config), checked, display, StopSignals(), stack, None)  # type: ignore[arg-type]
+    made = Attempts(config, RunDir.create(config), checked, display, StopSignals(), stack, None, None)  # type: ignore[arg-type]
     return made, said
 
 

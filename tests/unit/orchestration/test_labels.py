@@ -97,7 +97,7 @@ def _rewards(config: RunConfig, voting: InProcess, prompts: list[Prompt]) -> lis
         desk.add(groups[i].key, prompt, groups[i])
         if teacher_of(config) is not None:
             desk.add(groups[i].key._replace(role=Role.TEACHER), prompt, group_of(i, Role.TEACHER))
-    desk.close()
+    desk.close([group.key for group in groups])
     tallies: list[Any] = [desk.tickets[group.key] for group in groups]
     decided = resolve(tallies, config.voting)
     return [voting.rewards(*one) for one in zip(groups, tallies, decided, strict=True)]
@@ -181,7 +181,7 @@ def test_a_group_that_was_tallied_before_is_not_tallied_again(tmp_path: Path) ->
     desk = TallyDesk(config, SimpleNamespace(), None)  # type: ignore[arg-type]
     group = group_of(3)
     desk.add(group.key, make_prompt(3), group, is_tallied=True)
-    desk.close()
+    desk.close([group.key])
     assert desk.tickets == {}
 
 

@@ -33,8 +33,8 @@ def test_the_table_of_metrics_is_the_registry() -> None:
 
 def test_every_metric_of_the_vote_and_the_audit_is_defined_below_the_table() -> None:
     defined = DEFINITIONS[DEFINITIONS.index("\n## Vote") :]
-    outcomes = {f"vote/{name}_share" for name in ("unparsed", "truncated", "timed_out", "error")}
-    assert "`vote/answered_share` and the four others" in defined
+    outcomes = {f"vote/{name}_share" for name in ("unparsed", "truncated", "timed_out", "error", "stopped")}
+    assert "`vote/answered_share` and the five others" in defined
     wanted = {name for name in METRICS if name.startswith(("vote/", "audit/", "eval/"))} - outcomes
     assert {name for name in wanted if f"`{name}`" not in defined} == set()
 

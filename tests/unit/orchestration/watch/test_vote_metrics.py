@@ -78,6 +78,7 @@ def test_vote_metrics_of_four_hand_counted_groups() -> None:
         "vote/truncated_share": 4 / 16,
         "vote/timed_out_share": 0.0,
         "vote/error_share": 0.0,
+        "vote/stopped_share": 0.0,
         "vote/unanimous_share": 1 / 4,
         "vote/no_label_share": 1 / 4,
         "vote/kept_share": 3 / 4,
@@ -129,12 +130,23 @@ def test_the_majority_ratio_counts_abstentions_and_does_not_ask_who_was_elected(
 
 
 def test_every_outcome_has_its_share_and_they_sum_to_one() -> None:
-    votes = tally(0, "1", "1", "1", None, None, None, None)
-    outcomes = (*votes.outcomes[:3], Outcome.UNPARSED, Outcome.TRUNCATED, Outcome.TIMED_OUT, Outcome.ERROR)
-    values = vote_metrics([replace(votes, outcomes=outcomes)], [resolution(0, "1", 3 / 7)], [])
-    assert values["vote/answered_share"] == 3 / 7
-    assert all(values[OUTCOME_METRICS[outcome]] == 1 / 7 for outcome in Outcome if outcome is not Outcome.ANSWERED)
-    assert OUTCOME_METRICS.keys() == set(Outcome)
+    votes = tally(0, "1", "1", "1", None, None, None, None, None)
+    others = (Outcome.UNPARSED, Outcome.TRUNCATED, Outcome.TIMED_OUT, Outcome.ERROR, Outcome.STOPPED)
+    values = vote_metrics([replace(votes, outcomes=votes.outcomes[:3] + others)], [resolution(0, "1", 3 / 8)], [])
+    assert values["vote/answered_share"] == 3 / 8
+    assert all(values[OUTCOME_METRICS[outcome]] == 1 / 8 for outcome in others)
+    assert OUTCOME_METRICS.keys() == {Outcome.ANSWERED, *others} == set(Outcome)
+    assert values["vote/abstain_share"] == 4 / 8
+
+
+def test_completions_that_were_stopped_neither_abstain_nor_disagree_nor_earn_less() -> None:
+    votes = tally(0, "1", "1", None, None)
+    stopped = replace(votes, outcomes=(*votes.outcomes[:2], Outcome.STOPPED, Outcome.STOPPED))
+    paid = receipt(0, 2.0)
+    values = vote_metrics([stopped], [resolution(0, "1", 2 / 4)], [paid])
+    assert (values["vote/abstain_share"], values["vote/stopped_share"]) == (0.0, 0.5)
+    assert (values["vote/unanimous_share"], values["vote/reward_mean"]) == (1.0, 1.0)
+    assert (values["vote/agreement_mean"], values["vote/majority_ratio_mean"]) == (0.5, 0.5)
 
 
 def test_a_prompt_that_is_repeated_in_the_step_counts_once() -> None:
