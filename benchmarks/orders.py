@@ -1,0 +1,26 @@
+"""The child's end of `benchmarks.child`: orders by name, answers in JSON, nothing else on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Say = Callable[[Mapping[str, Any]], None]
+"""Writes an answer before the last one of an order."""
+
+
+def serve(side: Any) -> None:
+    """Until stdin closes, call the method of `side` that an order's "do" names, with the order and a `Say`."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+
+    def say(answer: Mapping[str, Any]) -> None:
+        channel.write(json.dumps(answer) + "\n")
+        channel.flush()
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        say(getattr(side, order["do"])(order, say))
