@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest
 FAST := -m "not stack and not all and not gpu"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo train test test-fast test-all test-312 check lint fmt lock lock-check bundle gpu-check clean distclean
+.PHONY: help setup demo train test test-fast test-all test-312 chaos check lint fmt lock lock-check bundle gpu-check clean distclean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ test-all: setup ## The suite and every other kind of exit and kill
 
 test-312: setup ## Base package, unit tests and lock resolution on Python 3.12
 	@scripts/test_312.sh
+
+chaos: setup ## 40 minutes (or MINUTES=N) of kills beside a calm run: equal ledgers and weights
+	@$(BIN)/python -m tests.integration.long_chaos $${MINUTES:-40} $(ARGS)
 
 check: setup ## Lint, format, types, spelling, fast tests
 	@scripts/check.sh

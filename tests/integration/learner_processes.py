@@ -6,6 +6,7 @@ ranks are the actor class itself, called over pipes.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -114,7 +115,8 @@ class Ranks:
 
     def __exit__(self, *_: object) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
-            pipe.send((None, ()))
+            with contextlib.suppress(BrokenPipeError):  # a test may have killed it
+                pipe.send((None, ()))
             process.join(5)
             process.kill()
             process.join(5)

@@ -23,16 +23,15 @@ from orchestration.group_log import GroupLogWriter, read_running
 from orchestration.group_table import holds_group
 from orchestration.run_dir import read_info
 from orchestration.watch.jsonl import read_rows
-from orchestration.watch.metrics import METRICS, read_metrics
 from quorum.errors import ConfigError, DataError, LearnerError
 from quorum.types import Role
+from tests.integration.exact_runs import PROMPTS, arguments, assert_same, environment
 from tests.integration.learner_processes import Ranks, make_config, make_model
 from tests.integration.run_helpers import (
     Finished,
     alive,
     descendants,
     finish,
-    history,
     quorum,
     seconds_until_gone,
     start,
@@ -40,47 +39,13 @@ from tests.integration.run_helpers import (
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
-STEPS, PROMPTS, K, SAVED_EVERY = 8, 48, 8, 2
 SEED = int(os.environ.get("RESUME_SEED") or time.time())
 LEG_SECONDS, GONE_SECONDS = 280.0, 10.0
-OF_THIS_RUN_ALONE = {"rollout/num_recovered", "rollout/prefilled_ratio"}
-"""What a resumed run did not generate it did not prefill either."""
-
-
-def arguments(run: Path, *overrides: str) -> list[str]:
-    return [
-        "train",
-        "demo",
-        f"run.dir={run}",
-        f"run.num_steps={STEPS}",
-        "run.plugins=[tests.integration.saboteur]",
-        "learner.algorithm=sabotaged",
-        f"rollout.prompts_per_step={PROMPTS}",
-        f"rollout.completions_per_prompt={K}",
-        "rollout.num_samplers=1",
-        "evaluation.data=[]",
-        f"checkpoint.every_steps={SAVED_EVERY}",
-        "report.tensorboard=false",
-        "report.audit=false",
-        *overrides,
-    ]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    folder.mkdir(exist_ok=True)
-    return os.environ | {"SABOTAGE": str(folder)}  # read by tests.integration.saboteur, in the ranks
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exact")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(root: Path) -> Path:
-    done = quorum(*arguments(root / "undisturbed"), env=environment(root / "peace"))
-    assert done.code == 0, done.output[-3000:]
-    return root / "undisturbed"
 
 
 @pytest.mark.parametrize("seed", [SEED])
@@ -154,21 +119,6 @@ def check_recovered(run: Path, incarnation: int, owed: Counter[int]) -> None:
     rows = [row for row in read_rows(run / "metrics.jsonl") if row["incarnation"] == incarnation]
     steps = {row["step"]: row["rollout/num_recovered"] for row in rows if "rollout/num_recovered" in row}
     assert steps == {step: owed[step] for step in steps}
-
-
-def assert_same(run: Path, other: Path) -> None:
-    """Canonical ledger, groups, weights, and every metric that is no time."""
-    ours, theirs = history(run), history(other)
-    assert ours.ledger == theirs.ledger
-    assert ours.groups == theirs.groups
-    assert ours.weights == theirs.weights
-    assert measured(run) == measured(other)
-
-
-def measured(run: Path) -> list[dict[str, float]]:
-    timed = {name for name, spec in METRICS.items() if spec.unit in ("seconds", "tokens/s")}
-    kept = ["step", *(name for name in METRICS if name not in timed | OF_THIS_RUN_ALONE)]
-    return [{name: row[name] for name in kept if row.get(name) is not None} for row in read_metrics(run).to_pylist()]
 
 
 def test_a_checkpoint_is_exported_as_the_model_that_the_run_left(undisturbed: Path, root: Path) -> None:

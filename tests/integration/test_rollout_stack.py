@@ -10,9 +10,8 @@ import hashlib
 import os
 import signal
 import socket
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,14 +21,13 @@ import numpy as np
 import pytest
 
 from configs.schema import DeadlineSection
-from quorum.errors import EngineDied, StaleSamplerError
+from quorum.errors import StaleSamplerError
 from quorum.types import (
     GroupKey,
     GroupRequest,
     Prompt,
     Role,
     SamplingSettings,
-    TensorMeta,
     TransferInit,
     WeightManifest,
     WeightUpdate,
@@ -37,12 +35,11 @@ from quorum.types import (
 )
 from rollout.pool import SamplerPool
 from rollout.settings import SamplerSettings
+from tests.integration.tiny_models import load_weights, manifest_of, save_models
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
-VOCABULARY = 64
 BLOCK = 32
-BUCKET_BYTES = 60_000
 DEADLINES = DeadlineSection(start_seconds=900, rollout_seconds=60, sync_seconds=60)
 
 
@@ -96,63 +93,6 @@ def untied(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     pair = start_pair(tmp_path_factory.mktemp("untied"), is_tied=False)
     yield pair
     pair.pool.stop(30)
-
-
-def save_models(root: Path, *, is_tied: bool) -> tuple[Path, Path]:
-    """A random model and the same one with every weight moved by 0.02; character-like tokenizer."""
-    import torch
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    vocabulary = {"<pad>": 0, "<eos>": 1} | {chr(63 + i): i for i in range(2, VOCABULARY)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>")),
-        pad_token="<pad>",
-        eos_token="<eos>",
-    )
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=320,
-        tie_word_embeddings=is_tied,
-        bos_token_id=1,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config).to(torch.bfloat16)
-    for name in ("base", "perturbed"):
-        model.save_pretrained(root / name)
-        tokenizer.save_pretrained(root / name)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.02)
-    return root / "base", root / "perturbed"
-
-
-def load_weights(path: Path) -> list[tuple[str, Any]]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
-    return [(name, parameter.detach()) for name, parameter in model.named_parameters()]
-
-
-def manifest_of(weights: list[tuple[str, Any]], version: int) -> WeightManifest:
-    """Buckets of about BUCKET_BYTES, so that layers are split over buckets."""
-    buckets: list[tuple[TensorMeta, ...]] = [()]
-    size = 0
-    for name, tensor in weights:
-        if buckets[-1] and size + tensor.nbytes > BUCKET_BYTES:
-            buckets.append(())
-            size = 0
-        buckets[-1] += (TensorMeta(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)),)
-        size += tensor.nbytes
-    return WeightManifest(version=version, incarnation=0, buckets=tuple(buckets))
 
 
 class Sender:
@@ -304,15 +244,7 @@ def test_tokens_are_the_same_alone_in_a_batch_and_split_over_two_samplers(tied: 
     requests = [request(i, tokens=64) for i in range(20, 28)]
     alone = [hashes(tied.actors[0], [one])[0] for one in requests[:3]]
     batch = hashes(tied.actors[0], requests)
-    for one in reversed(requests):
-        tied.pool.submit(one)
-    split: dict[int, str] = {}
-    used = set()
-    deadline = time.monotonic() + 120
-    while len(split) < len(requests) and time.monotonic() < deadline:
-        for done in tied.pool.next_finished(1.0):
-            split[done.request.key.group_id] = done.receipt.content_hash
-            used.add(done.receipt.sampler_id)
+    split, used = draw_in_pool(tied.pool, list(reversed(requests)))
     assert alone == batch[:3]
     assert [split[one.key.group_id] for one in requests] == batch
     assert used == {"base-tied", "fresh-tied"}
@@ -349,21 +281,45 @@ def test_greedy_and_stop_strings_work_and_the_end_of_text_token_is_kept(tied: Pa
     assert np.array_equal(group.completions[0].token_ids, group.completions[1].token_ids)
 
 
-def test_a_killed_sampler_is_named_with_its_groups_and_leaves_no_process(tied: Pair) -> None:
-    victim = tied.pool.samplers[1]
-    for i in range(60, 64):
-        tied.pool.submit(request(i, k=16, tokens=256))
-    threading.Timer(0.5, os.kill, (victim.info.pid, signal.SIGKILL)).start()
-    began = time.monotonic()
-    with pytest.raises(EngineDied, match=r"fresh-tied with groups (61|60), 6\d"):
-        while time.monotonic() - began < 30:
-            tied.pool.next_finished(1.0)
-    assert time.monotonic() - began < 15
-    deadline = time.monotonic() + 10
+def test_a_killed_samplers_groups_are_drawn_by_the_other_bit_for_bit_and_it_leaves_no_process(tied: Pair) -> None:
+    base, victim = tied.pool.samplers
+    requests = [request(i, k=16, tokens=256) for i in range(60, 64)]
+    expected = hashes(base.actor, requests)
+
+    def kill() -> None:
+        assert victim.calls
+        os.kill(victim.info.pid, signal.SIGKILL)
+
+    split, used = draw_in_pool(tied.pool, requests, kill)
+    deadline = time.monotonic() + 30
     while any(is_alive(pid) for pid in victim.pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
+        tied.pool.pump(0.1)
+    assert [split[one.key.group_id] for one in requests] == expected
+    assert used == {"base-tied"} and tied.pool.num_requeued > 0
     assert [pid for pid in victim.pids if is_alive(pid)] == []
+    assert tied.pool.samplers == [base]
+    assert any("fresh-tied" in event for event in tied.pool.take_events())
     tied.pool.stop(30)
+
+
+def draw_in_pool(
+    pool: SamplerPool, requests: list[GroupRequest], meanwhile: Callable[[], None] = lambda: None
+) -> tuple[dict[int, str], set[str]]:
+    """Content hash of each group by its id, and the samplers that drew them."""
+    for sampler in pool.samplers:
+        pool.mark_ready(sampler, 1)
+    for one in requests:
+        pool.submit(one)
+    meanwhile()
+    drawn: dict[int, str] = {}
+    used = set()
+    deadline = time.monotonic() + 120
+    while len(drawn) < len(requests) and time.monotonic() < deadline:
+        for done in pool.pump(1.0):
+            assert done.receipt is not None
+            drawn[done.request.key.group_id] = done.receipt.content_hash
+            used.add(done.receipt.sampler_id)
+    return drawn, used
 
 
 def test_after_a_transfer_untied_embeddings_equal_a_fresh_engine_bit_for_bit(untied: Pair) -> None:
