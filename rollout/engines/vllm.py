@@ -42,6 +42,9 @@ _SETTLE_SECONDS = 0.2
 """Time for the last words of a dead engine process to arrive."""
 _END_SECONDS = 15.0
 """Time for completions that were told to end."""
+_WARM_UP_TOKENS = 4
+_WARM_UP_SECONDS = 300.0
+"""For the first tokens of all; the sampler's start has a deadline of its own."""
 _SLEEP_SECONDS = 120.0
 """Time for giving up the device's memory or taking it back."""
 _FINISH_REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort"}
@@ -80,9 +83,17 @@ class VllmEngine:
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._settings)))
                 self._updater = VllmUpdater(self._llm, self._running, self._settings.initial_version)
                 await self._updater.start()
+                await self._warm_up()
             except Exception as exc:
                 await asyncio.sleep(_SETTLE_SECONDS)
                 raise ResourceError(tail.last_error_line() or f"{type(exc).__name__}: {first_line(exc)}") from exc
+
+    async def _warm_up(self) -> None:
+        """Draw a few tokens: an engine's first ones take seconds, which a sampler that is ready should not."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=_WARM_UP_TOKENS, temperature=1.0, seed=0, logprobs=0, ignore_eos=True)
+        await answer(self._llm, self._run([0] * _WARM_UP_TOKENS, params, "warm-up"), _WARM_UP_SECONDS)
 
     async def generate(
         self, request: GroupRequest, version: int, on_completion: Callable[[Completion], None] | None = None
