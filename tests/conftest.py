@@ -19,8 +19,8 @@ MARK = watchdog.new_mark("tests")
 """Every process that a test starts inherits it."""
 os.environ.update([MARK.split("=", 1), (watchdog.KEEP_ENVIRONMENT, "1")])
 
-hypothesis.settings.register_profile("quick", max_examples=25)
-hypothesis.settings.register_profile("thorough", max_examples=200)
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 _ORDER = ("unit", "contracts", "integration", "gpu")
