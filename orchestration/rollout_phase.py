@@ -328,7 +328,7 @@ def is_lost(error: BaseException) -> bool:
     """Whether a call failed because the object it was to read died with its node."""
     import ray
 
-    lost = (ray.exceptions.ObjectLostError, ray.exceptions.ObjectUnreachableError)
+    lost = ray.exceptions.ObjectLostError
     return isinstance(error, lost) or isinstance(getattr(error, "cause", None), lost)
 
 
