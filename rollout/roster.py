@@ -66,13 +66,12 @@ class Roster:
         """Why the pool cannot go on."""
         self.num_lost = 0
         self._lost_at: deque[float] = deque()
-        self.num_started = 0
         self._starts: dict[SamplerHandle, Start] = {}
         self._restarts = Restarts(section.restart)
         self._due: dict[int, float] = {}
         """Slot -> when its next sampler starts."""
-        self._ending: list[tuple[float, SamplerHandle]] = []
-        """Retired samplers, and when they are killed if they have not ended."""
+        self._ending: dict[SamplerHandle, float] = {}
+        """Retired samplers whose engines end, and when they are killed if they have not."""
         self._next_slot = 0
         self._lives: dict[int, int] = {}
         """Slot -> samplers it has had."""
@@ -126,10 +125,8 @@ class Roster:
         for sampler in self.in_state(SamplerState.DRAINING):
             if now - sampler.since > self._deadlines.stop_seconds:
                 self.retire(sampler)
-        for when, sampler in list(self._ending):
-            if when <= now:
-                self._ending.remove((when, sampler))
-                end(sampler.actor, sampler.info)
+        for sampler in [sampler for sampler, when in self._ending.items() if when <= now]:
+            self._end(sampler)
         for sampler, reason in self._health.look(self.samplers):
             self.lose(sampler, reason)
         for sampler, ratio in self._health.stragglers(self.samplers):
@@ -186,16 +183,21 @@ class Roster:
         sampler.enter(SamplerState.RETIRED)
         self.samplers.remove(sampler)
         self.tell(f"sampler {sampler.sampler_id} has left")
+        self._ending[sampler] = time.monotonic() + self._deadlines.stop_seconds
         if sampler.info is None:
-            end(sampler.actor, sampler.info)
+            self._end(sampler)
         else:
-            sampler.actor.stop.remote()
-            self._ending.append((time.monotonic() + self._deadlines.stop_seconds, sampler))
-        self._berths.release(sampler.slot)
+            self._inbox.expect(sampler.actor.stop.remote(), lambda _, error: self._end(sampler))
+
+    def _end(self, sampler: SamplerHandle) -> None:
+        """A sampler that left has ended, or is late: only now its place goes, and whatever is there with it."""
+        if self._ending.pop(sampler, None) is not None:
+            end(sampler.actor, sampler.info)
+            self._berths.release(sampler.slot)
 
     def kill(self) -> None:
         """End all samplers at once."""
-        for sampler in [*self.samplers, *(sampler for _, sampler in self._ending)]:
+        for sampler in [*self.samplers, *self._ending]:
             end(sampler.actor, sampler.info)
         self.samplers.clear()
         self._ending.clear()
@@ -228,7 +230,6 @@ class Roster:
         sampler.info, sampler.version = info, sampler.settings.initial_version
         sampler.enter(SamplerState.STALE if sampler.version == NO_VERSION else SamplerState.READY)
         sampler.note_sign()
-        self.num_started += 1
         self._restarts.note_started(sampler.slot)
 
     def _start_failed(self, sampler: SamplerHandle, error: ResourceError, *, was_killed: bool = False) -> None:

@@ -17,7 +17,7 @@ from quorum.errors import ResourceError, RolloutError
 from quorum.types import GroupKey, GroupRequest, Prompt, Role, SamplingSettings, group_seed
 from rollout.pool import FinishedGroup, SamplerPool
 from rollout.settings import SamplerSettings
-from tests.integration.run_helpers import seconds_until_gone
+from tests.integration.run_helpers import alive, seconds_until_gone
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
@@ -272,6 +272,24 @@ def test_a_split_group_is_drawn_by_all_and_equals_the_whole_one(ray_cluster: Any
         pool.submit(request(1, k=7))
         [whole] = drain(pool)
         assert whole.receipt.content_hash == done.receipt.content_hash == group.content_hash()
+    finally:
+        pool.stop(10)
+
+
+def test_a_sampler_that_leaves_ends_its_engine_before_its_place_goes(ray_cluster: Any) -> None:
+    pool = start({}, {})
+    released: list[tuple[int, bool]] = []
+    try:
+        leaving = pool.roster.samplers[1]
+        berths = pool.roster._berths
+        berths.release = lambda slot: released.append((slot, bool(alive([leaving.info.watchdog_pid]))))
+        pool.resize(1)
+        assert leaving not in pool.samplers and released == []
+        deadline = time.monotonic() + 20
+        while not released and time.monotonic() < deadline:
+            pool.pump(0.1)
+        assert released == [(1, False)], "its own stop had ended the watchdog"
+        seconds_until_gone([leaving.info.pid], 10)
     finally:
         pool.stop(10)
 
