@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import RunConfig
-from orchestration.bounded import call_within
 from orchestration.placement import NodeRoom, least_used, shortfall
 from orchestration.plan import ResourcePlan, bundle_of
 from orchestration.signals import HANDLED
+from quorum.deadline import run_within
 from quorum.errors import Interrupted, ResourceError
 from rollout import watchdog
 
@@ -191,7 +191,7 @@ class Cluster:
             return ""
         self._has_requested = True
         try:
-            call_within(REQUEST_SECONDS, lambda: _request_resources(bundles), "Ray")
+            run_within(REQUEST_SECONDS, lambda: _request_resources(bundles), "asking Ray for nodes")
         except Exception as exc:  # noqa: BLE001 - whatever Ray raises here ends no run
             return f"Ray's autoscaler was not asked for nodes: {_first_line(exc)}"
         return ""

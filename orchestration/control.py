@@ -156,6 +156,10 @@ class ControlDesk:
         )
         return cls(remote.remote(Limits.of(section, is_colocated=is_colocated)))
 
+    def is_due(self, now: float) -> bool:
+        """Whether `poll` would look now: LOOK_SECONDS after it last did."""
+        return now >= self._next_look
+
     def post(self, status: Mapping[str, Any]) -> None:
         """Hand over how the run stands, with the next `poll`; only the newest counts."""
         self._status = status
@@ -167,7 +171,7 @@ class ControlDesk:
         """
         import ray
 
-        if now < self._next_look:
+        if not self.is_due(now):
             return []
         self._next_look = now + LOOK_SECONDS
         if self._status is not None:

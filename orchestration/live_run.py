@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestration.bounded import call_within
 from orchestration.control import ACTOR_NAME, CALL_SECONDS, Answer
 from orchestration.run_dir import RunInfo, is_driven, read_info
+from quorum.deadline import run_within
 from quorum.errors import ConfigError, ResourceError
 
 REACH_SECONDS, CONNECT_SECONDS = 5.0, 30.0
@@ -73,7 +73,10 @@ def connected(run: Path) -> Iterator[RunControl]:
     import ray
 
     try:
-        call_within(CONNECT_SECONDS, lambda: _join(info), f"Ray of run {run} at {info.address}")
+        try:
+            run_within(CONNECT_SECONDS, lambda: _join(info), "connecting")
+        except TimeoutError as exc:
+            raise ResourceError(f"Ray of run {run} at {info.address} did not answer: {exc}") from exc
         try:
             actor = ray.get_actor(ACTOR_NAME, namespace=info.namespace)
         except ValueError as exc:

@@ -20,7 +20,7 @@ from voting.replicas import Ticket
 POLL_SECONDS = 0.5
 """How often a wait looks whether a signal has come."""
 SHARED_POLL_SECONDS = 0.05
-"""Instead of POLL_SECONDS while policy and teacher both draw."""
+"""Instead of POLL_SECONDS while there are several things to wait for: two pools, or groups on their way to disk."""
 QUIET_SECONDS = 60.0
 """Without a finished group for so long the samplers' doings are told."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from configs.schema import RunConfig
 from orchestration.autoscale import Autoscaler, Autoscaling, StepWait
-from orchestration.control import LOOK_SECONDS, ControlDesk, pool_status
+from orchestration.control import ControlDesk, pool_status
 from orchestration.stack import Stack
 from quorum.errors import ResourceError
 from rollout.pool import SamplerPool
@@ -28,7 +28,6 @@ class Scaling:
     say: Callable[[str], None]
     step: int = 0
     _autoscaling: Autoscaling | None = None
-    _next_look: float = 0.0
 
     @classmethod
     def open(cls, config: RunConfig, stack: Stack, namespace: str, say: Callable[[str], None]) -> Scaling | None:
@@ -43,12 +42,11 @@ class Scaling:
     def attend(self) -> None:
         """Take orders and say how the run stands; called again and again, and mostly too early."""
         now = time.monotonic()
-        if now < self._next_look:
+        if not self.desk.is_due(now):
             return
-        self._next_look = now + LOOK_SECONDS
+        self.desk.post(pool_status(self.pool, num_wanted=self.pool.roster.num_wanted, step=self.step))
         for order in self.desk.poll(now):
             self._resize(order.num_samplers, "ordered")
-        self.desk.post(pool_status(self.pool, num_wanted=self.pool.roster.num_wanted, step=self.step))
 
     def after_step(self, step: int, wait: StepWait) -> None:
         """Let the policy decide.

@@ -70,12 +70,27 @@ def rollout_metrics(slots: Sequence[Slot], seconds: float) -> dict[str, float]:
 
 
 @dataclass
+class RunningMean:
+    """Mean of everything so far."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, total: float, count: int) -> None:
+        self.total, self.count = self.total + total, self.count + count
+
+    @property
+    def value(self) -> float:
+        return self.total / self.count
+
+
+@dataclass
 class PoolMetrics:
     """rollout/* metrics of the samplers; remembers what was counted in earlier steps."""
 
     _lost: int = 0
     _requeued: int = 0
-    _mean_length: RunningMean = field(default_factory=lambda: RunningMean())
+    _mean_length: RunningMean = field(default_factory=RunningMean)
 
     def of_step(
         self, pool: SamplerPool, slots: Sequence[Slot], num_quarantined: int, idle_share: float
@@ -109,21 +124,6 @@ class PoolMetrics:
             "rollout/split_versions_share": sum(len(receipt.versions) > 1 for receipt in receipts) / len(receipts),
             "rollout/length_bias_ratio": tokens / completions / self._mean_length.value,
         }
-
-
-@dataclass
-class RunningMean:
-    """Mean of everything so far."""
-
-    total: float = 0.0
-    count: int = 0
-
-    def add(self, total: float, count: int) -> None:
-        self.total, self.count = self.total + total, self.count + count
-
-    @property
-    def value(self) -> float:
-        return self.total / self.count
 
 
 def no_update(step: int, version: int) -> UpdateStats:

@@ -40,6 +40,8 @@ MAX_BARREN_ROUNDS = 3
 TEACHER_EPOCHS = 1 << 20
 """Epochs of the average's receivers start here: the learner tells them from the policy's by their number."""
 _POLL_SECONDS = 0.5
+_HERE_SECONDS = 0.1
+"""For an answer that has come, or is late."""
 
 
 def resolve_backend(config: RunConfig, device: str, of: WeightsOf = "policy") -> str:
@@ -69,14 +71,14 @@ class SyncStats:
 class NoTransfer:
     """Stands for WeightSync where either samplers or learner are missing: versions count, and no weights travel."""
 
+    is_joining = False
+
     def __init__(self) -> None:
         self.version = -1
 
     def publish(self, version: int) -> None:
         """The learner's weights are `version` now; nobody is given them."""
         self.version = version
-
-    is_joining = False
 
     def catch_up(self, *, may_begin: bool = True) -> None:
         """Nobody is behind."""
@@ -309,9 +311,11 @@ class WeightSync:
         found = {}
         for member, ref in refs.items():
             try:
-                ray.get(ref, timeout=0.1)
-            except (ray.exceptions.RayError, TimeoutError) as exc:
-                found[member] = cause_of(exc) or f"its engine does not answer within {seconds:g} s"
+                ray.get(ref, timeout=_HERE_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                found[member] = f"it does not answer within {2 * seconds:g} s"
+            except ray.exceptions.RayError as exc:
+                found[member] = cause_of(exc)
         return found
 
     def _checksums(self, version: int) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ from learner.group import LearnerGroup
 from learner.transfer_lane import WeightsOf
 from quorum.errors import EngineDied, EngineTimeout, WeightSyncError
 from quorum.types import TransferInit, WeightManifest, WeightReceipt, WeightUpdate
+from rollout import ray_errors
 from rollout.handle import SamplerHandle
 
 REPLY_SECONDS = 20.0
@@ -181,10 +182,8 @@ def faults(transfer: Transfer) -> dict[SamplerHandle, str]:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether a call ended without an answer."""
-    import ray
-
-    return isinstance(error, ray.exceptions.RayActorError | TimeoutError)
+    """Whether a call ended without an answer: its actor is gone, or was late."""
+    return isinstance(error, TimeoutError) or ray_errors.is_death(error)
 
 
 def learner_errors(transfer: Transfer) -> dict[str, BaseException]:

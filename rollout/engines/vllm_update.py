@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-from quorum.errors import QuorumError, WeightSyncError
+from quorum.errors import WeightSyncError
 from quorum.types import TransferInit, WeightReceipt, WeightUpdate
 from rollout.engines.completions import RunningCompletion
 from rollout.engines.vllm_calls import answer
@@ -160,8 +160,6 @@ class VllmUpdater:
     async def _phase(self, name: str, call: Awaitable[T], limit: float) -> T:
         try:
             return await answer(self._llm, call, limit + _REPLY_SECONDS)
-        except QuorumError as exc:
-            raise WeightSyncError(f"phase {name}: {exc}") from exc
         except Exception as exc:
             raise WeightSyncError(f"phase {name}: {exc}") from exc
 

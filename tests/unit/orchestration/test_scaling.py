@@ -33,6 +33,10 @@ class Desk:
     def __init__(self) -> None:
         self.orders: list[Order] = []
         self.posted: list[Any] = []
+        self.due = True
+
+    def is_due(self, now: float) -> bool:
+        return self.due
 
     def poll(self, now: float) -> list[Order]:
         orders, self.orders = self.orders, []
@@ -61,13 +65,16 @@ def test_an_order_changes_the_number_and_the_status_says_so() -> None:
     scaling.attend()
     assert pool.roster.num_wanted == 3
     assert said == ["3 samplers from now on, were 2 (ordered)"]
-    assert desk.posted[-1]["num_wanted"] == 3
+    desk.due = False
     desk.orders.append(Order(4))
     scaling.attend()
-    assert len(said) == 1, "it looks twice a second"
-    scaling._next_look = 0.0
+    assert len(said) == 1 and len(desk.posted) == 1, "it looks when the desk does"
+    desk.due = True
     scaling.attend()
     assert pool.roster.num_wanted == 4
+    assert desk.posted[-1]["num_wanted"] == 3, "as it stood before the order"
+    scaling.attend()
+    assert desk.posted[-1]["num_wanted"] == 4
 
 
 def test_an_order_that_cannot_be_met_is_told_and_changes_nothing() -> None:
