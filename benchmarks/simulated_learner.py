@@ -9,7 +9,6 @@ from typing import Any
 from learner.rank import Progress
 from learner.transfer_lane import WeightsOf
 from quorum.types import TensorMeta, TrainingBatch, TransferInit, UpdateStats, WeightManifest
-from quorum.wire import bucket_bytes
 
 WAIT_SECONDS = 0.02
 """Between two looks at the clock, as the real group looks at its ranks."""
@@ -76,10 +75,6 @@ class SimulatedLearner:
 
     def describe(self) -> list[tuple[str, int]]:
         return []
-
-    @property
-    def num_bytes(self) -> int:
-        return bucket_bytes(self._metas)
 
 
 def _done() -> Any:
