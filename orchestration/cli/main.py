@@ -25,6 +25,7 @@ COMMANDS = {
     "replay": ("orchestration.cli.replay:replay", "Vote and learn stored steps again and compare, bit for bit."),
     "distill": ("orchestration.cli.distill:distill", "Train offline on stored groups: SFT, DPO or ScPO."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
+    "inspect": ("orchestration.cli.inspect:inspect", "Browse a run's rollouts in a local web page."),
     "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
     "doctor": ("orchestration.cli.doctor:doctor", "Say what this machine has, what is missing and the fix."),
 }
@@ -47,6 +48,7 @@ Examples:
   quorum distill runs/my-run --method dpo --out runs/dpo
                                              what offline training would make of it
   quorum report runs/my-run                  one self-contained HTML file
+  quorum inspect runs/my-run                 its prompts and completions, in a browser
 
 \b
 Exit codes:
