@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def text(renderable: Any) -> str:
-    console = Console(width=110, record=True, quiet=True)
+    console = Console(width=110, file=io.StringIO())
     console.print(renderable)
-    return console.export_text()
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_once_shows_the_last_state_of_a_run_that_has_ended(run: Path) -> None:
