@@ -137,7 +137,7 @@ def _loads(planned: StepPlan) -> list[Load]:
     for orders in planned.orders:
         parts = [part for share in orders.updates for part in share.micro_batches if part]
         sizes = [(_tokens(part), _tokens(part) - PROMPT_TOKENS * len(part)) for part in parts]
-        loads.append(Load(*max(sizes), num_micro_batches=len(parts)))
+        loads.append(Load(*max(sizes)))
     return loads
 
 

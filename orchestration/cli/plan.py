@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +34,12 @@ def plan(
     check: Annotated[
         bool, typer.Option("--check", help="Measure small learner ranks on this machine beside their prediction.")
     ] = False,
+    scale_study: Annotated[
+        bool, typer.Option("--scale-study", help="Print the table of docs/scaling.md: 1.5B to 72B on up to 1,000 GPUs.")
+    ] = False,
+    fit: Annotated[
+        Path | None, typer.Option("--fit", help="--scale-study: output of `quorum bench scale` to fit the driver to.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="--check: of the tokens.")] = 0,
 ) -> None:
     """Say what a run takes and how long a step will be, from its configuration and the model's config.json.
@@ -43,10 +51,14 @@ def plan(
 
         print(run_check(seed))
         return
-    if config is None:
-        raise ConfigError("nothing to plan: name a preset or a YAML file, or give --check")
-    import json
+    if scale_study:
+        from orchestration.planning.scale_fit import fit_of_file, published
+        from orchestration.planning.scale_study import study
 
+        print(study(fit_of_file(fit) if fit else published()))
+        return
+    if config is None:
+        raise ConfigError("nothing to plan: name a preset or a YAML file, or give --check or --scale-study")
     from orchestration.planning.devices import find_device
     from orchestration.planning.estimate import Hardware, make_estimate
     from orchestration.planning.rates import read_rates

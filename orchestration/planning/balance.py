@@ -1,7 +1,8 @@
-"""Samplers against learner ranks: how long a step takes with so many of each, and which split of the GPUs is fastest."""
+"""Samplers against learner ranks: how long a step takes with so many of each, and the fastest split of the GPUs."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -91,6 +92,8 @@ def best_split(
         fits: whether a rank's memory suffices with so many ranks.
         step: expected, of (samplers, ranks).
     """
-    groups = config.rollout.prompts_per_step * config.rollout.completions_per_prompt
-    sized = [(s, r) for s, r in splits(config, num_gpus, gpus_per_node) if r <= groups and fits(r)]
-    return min((step(*one) for one in sized), key=lambda one: (one.seconds, one.num_ranks), default=None)
+    most = config.rollout.prompts_per_step * config.rollout.completions_per_prompt
+    candidates = [(samplers, ranks) for samplers, ranks in splits(config, num_gpus, gpus_per_node) if ranks <= most]
+    candidates.sort(key=lambda one: one[1])
+    enough = bisect_left(candidates, True, key=lambda one: fits(one[1]))  # a rank's memory falls with their number
+    return min((step(*one) for one in candidates[enough:]), key=lambda one: (one.seconds, one.num_ranks), default=None)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.schema import LearnerSection, RunConfig
 from learner.batch import micro_batch_tokens
 from learner.orders import needs_reference
 from orchestration.planning.activations import FLOAT, HALF, Activations, Compute, activations
-from orchestration.planning.parts import Memory, Part, Place
+from orchestration.planning.parts import Memory, Part, Phase, Place
 from orchestration.planning.shape import ModelShape
 
 BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's reduce_bucket_size: a buffer of so many elements, whatever the model's size."""
 LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's stage3_max_live_parameters: so many gathered parameters ZeRO-3 keeps for their next use."""
+PREFETCH_ELEMENTS = 50_000_000
+"""DeepSpeed's stage3_prefetch_bucket_size: so many are gathered in one buffer, out of which they are copied."""
 PERSISTENT_ELEMENTS = 100_000
 """DeepSpeed's stage3_param_persistence_threshold: smaller parameters stay whole under ZeRO-3."""
 COALESCED_BYTES = 1 << 28
@@ -35,8 +37,6 @@ class Load:
 
     num_tokens: int
     num_completion_tokens: int
-    num_micro_batches: int = 2
-    """In an update: with more than one, gradients are there while the next one computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ def learner_memory(config: RunConfig, shape: ModelShape, *, on_gpu: bool, load: 
     sizes = _sizes(section, shape)
     compute = _compute(section, on_gpu)
     kept = activations(shape, compute, load.num_tokens, load.num_completion_tokens)
-    parts = [*_weights(sizes), *_gradients(section, sizes, shape, load), *_optimizer(section, sizes)]
+    parts = [*_weights(sizes), *_gradients(section, sizes), *_optimizer(section, sizes)]
     parts += _zero_buffers(section, sizes, shape, on_gpu)
     parts += _activation_parts(kept, compute, sizes)
-    parts += _other_models(config, sizes, shape, load, kept)
+    parts += _other_models(config, sizes, shape)
     parts += _snapshot(config, shape) if on_gpu else []
     return Memory.of(parts)
 
@@ -113,13 +113,14 @@ def _weights(sizes: _Sizes) -> Iterator[Part]:
     yield Part("weights", elements * sizes.weight, sizes.weight_place)
 
 
-def _gradients(section: LearnerSection, sizes: _Sizes, shape: ModelShape, load: Load) -> Iterator[Part]:
+def _gradients(section: LearnerSection, sizes: _Sizes) -> Iterator[Part]:
     """Accumulated in float32: whole at stages 0 and 1 and where they are coalesced, else this rank's share."""
     stage, whole = section.zero_stage, FLOAT * sizes.trained
     is_whole = stage < 2 or (stage == 2 and whole <= COALESCED_BYTES)
     yield Part("gradients", whole if is_whole else whole * sizes.optimizer_share)
     if stage in (1, 2) and is_whole:
-        yield Part("gradients of this rank's share", whole * sizes.optimizer_share, sizes.optimizer_place, "step")
+        phase: Phase = "step" if section.offload == "none" else "always"
+        yield Part("gradients of this rank's share", whole * sizes.optimizer_share, sizes.optimizer_place, phase)
 
 
 def _optimizer(section: LearnerSection, sizes: _Sizes) -> Iterator[Part]:
@@ -135,11 +136,18 @@ def _zero_buffers(section: LearnerSection, sizes: _Sizes, shape: ModelShape, on_
     count = 2 if on_gpu and section.zero_stage < 3 else 1
     is_late = section.zero_stage == 1 or FLOAT * sizes.trained <= COALESCED_BYTES and section.zero_stage == 2
     yield Part(BUCKETS, count * BUCKET_ELEMENTS * sizes.weight, phase="step" if is_late else "always")
-    if section.zero_stage == 3:
-        small = shape.small_parameters(PERSISTENT_ELEMENTS)
-        yield Part("small parameters kept whole", small * sizes.weight)
-        live = min(LIVE_ELEMENTS, shape.num_parameters) - small
-        yield Part("gathered parameters", live * sizes.weight, phase="backward")
+    yield from _gathered(section, sizes, shape)
+
+
+def _gathered(section: LearnerSection, sizes: _Sizes, shape: ModelShape) -> Iterator[Part]:
+    """Parameters that ZeRO-3 has whole on a rank."""
+    if section.zero_stage < 3:
+        return
+    small = shape.small_parameters(PERSISTENT_ELEMENTS)
+    yield Part("small parameters kept whole", small * sizes.weight)
+    yield Part("gathered", (min(LIVE_ELEMENTS, shape.num_parameters) - small) * sizes.weight, phase="backward")
+    # They come in one buffer, out of which they are copied.
+    yield Part("gathered ahead", min(PREFETCH_ELEMENTS, shape.num_parameters) * sizes.weight, phase="backward")
 
 
 def _activation_parts(kept: Activations, compute: Compute, sizes: _Sizes) -> Iterator[Part]:
@@ -152,16 +160,27 @@ def _activation_parts(kept: Activations, compute: Compute, sizes: _Sizes) -> Ite
         yield Part("bfloat16 copies of the weights", HALF * (sizes.trained + sizes.frozen), phase="backward")
 
 
-def _other_models(config: RunConfig, sizes: _Sizes, shape: ModelShape, load: Load, kept: Activations) -> Iterator[Part]:
-    section = config.learner
-    whole = shape.num_parameters
+def _other_models(config: RunConfig, sizes: _Sizes, shape: ModelShape) -> Iterator[Part]:
+    """Reference, average and critic; under ZeRO-3 a frozen one stays gathered as the policy does."""
+    section, whole = config.learner, shape.num_parameters
+    kl = needs_reference(section.kl)
     is_average = section.kl.reference == "average"
-    if config.voting.labels.name == "average" or (needs_reference(section.kl) and is_average):
+    live = min(LIVE_ELEMENTS, whole) if section.zero_stage == 3 else 0
+    if config.voting.labels.name == "average" or (kl and is_average):
         yield Part("moving average", FLOAT * whole * sizes.share)
-    if needs_reference(section.kl) and not is_average and not (section.lora.rank and section.kl.reference == "base"):
+        yield Part("gathered average", FLOAT * live if kl and is_average else 0, phase="backward")
+    if kl and not is_average and not (section.lora.rank and section.kl.reference == "base"):
         yield Part("reference model", sizes.weight * whole * sizes.share)
+        yield Part("gathered reference", sizes.weight * live, phase="backward")
     if section.algorithm.name == "ppo":
-        yield Part("critic", sizes.weight * whole * sizes.share, sizes.weight_place)
+        yield from _critic(section, sizes, shape)
+
+
+def _critic(section: LearnerSection, sizes: _Sizes, shape: ModelShape) -> Iterator[Part]:
+    """A model of its own with gradients and optimizer, all of it trained; its activations come after the policy's."""
+    own = replace(sizes, trained=shape.num_parameters, frozen=0)
+    for part in (*_weights(own), *_gradients(section, own), *_optimizer(section, own), *_gathered(section, own, shape)):
+        yield replace(part, name=f"critic: {part.name}")
 
 
 def _snapshot(config: RunConfig, shape: ModelShape) -> Iterator[Part]:

@@ -20,7 +20,6 @@ class Part:
     num_bytes: float
     place: Place = "device"
     phase: Phase = "always"
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def learner_flops_per_token(config: RunConfig, shape: ModelShape, mean: float) -
 
 
 def sync_seconds(config: RunConfig, shape: ModelShape, device: Device, *, num_ranks: int, crosses_nodes: bool) -> float:
-    """Of one version: rank 0 gathers the buckets that other ranks own while it broadcasts; the slower of both counts."""
+    """Of one version: rank 0 gathers other ranks' buckets while it broadcasts; the slower of both counts."""
     whole = (FLOAT if config.rollout.dtype == "float32" else HALF) * shape.num_parameters
     if config.learner.lora.rank and config.sync.lora == "adapters":
         whole = FLOAT * shape.adapter_parameters(config.learner.lora)

@@ -59,7 +59,7 @@ def _sampler(plan: Estimate) -> Iterator[str]:
     yield f"  {'limit of the engine':<38}{sampler.limit_bytes / GB:>9.2f} GB"
     yield f"  {per_token:.1f} kB per token, {sampler.cached_tokens:,} tokens in the cache"
     yield (
-        f"  {sampler.concurrent_full:,} completions at once at the full length of {plan.config.max_model_len:,} tokens, "
+        f"  {sampler.concurrent_full:,} completions at once of the full {plan.config.max_model_len:,} tokens, "
         f"{sampler.concurrent_mean:,} at the mean of {plan.rates.mean_completion_tokens:,.0f}"
     )
 
