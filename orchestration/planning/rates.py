@@ -169,7 +169,7 @@ def rates_of_run(path: Path) -> Rates:
         return statistics.median(values)
 
     return Rates(
-        sampler_tokens_per_second=median([_busy_rate(row, overlaps=overlaps) for row in rows]),
+        sampler_tokens_per_second=median([busy_rate(row, overlaps=overlaps) for row in rows]),
         learner_tokens_per_second=median([row["learn/tokens_per_second"] / ranks for row in rows]),
         mean_completion_tokens=median([row["rollout/completion_tokens_mean"] for row in rows]),
         sync_seconds=median([row.get("time/sync_seconds") or 0.0 for row in rows]),
@@ -177,7 +177,7 @@ def rates_of_run(path: Path) -> Rates:
     )
 
 
-def _busy_rate(row: dict[str, Any], *, overlaps: bool) -> float:
+def busy_rate(row: dict[str, Any], *, overlaps: bool) -> float:
     """Of one sampler: tokens over the seconds in which samplers had work."""
     counted = row["time/step_seconds" if overlaps else "time/rollout_seconds"]
     tokens = row["rollout/tokens_per_second"] * counted
