@@ -1,4 +1,4 @@
-"""What the plan says of memory: ZeRO's arithmetic, the KV cache, and which setting it names when something is too large."""
+"""What the plan says of memory: ZeRO's arithmetic, the KV cache, and the setting named when something is too large."""
 
 from __future__ import annotations
 
