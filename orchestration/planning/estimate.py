@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import RunConfig
@@ -145,7 +145,7 @@ def make_estimate(
         hardware=hardware,
         learner=learner,
         sampler=sampler,
-        rates=replace(rates),
+        rates=rates,
         configured=configured,
         recommended=best,
         problems=tuple(problems),
