@@ -133,6 +133,15 @@ def test_a_live_run_grows_and_shrinks_and_the_command_shows_how(driver: Driver) 
     assert driver.slowest_poll < 0.2, "the loop is never held up"
 
 
+def test_top_shows_the_samplers_of_a_live_run_as_they_stand(driver: Driver) -> None:
+    shown = driver.during("top", str(driver.run_dir.path), "--once")
+    assert shown.code == 0 and "running" in shown.output, shown.output
+    states = {str(sampler.sampler_id): sampler.state.name for sampler in driver.pool.samplers}
+    assert states and all(
+        any(name in line and state in line for line in shown.output.splitlines()) for name, state in states.items()
+    )
+
+
 def test_no_wait_returns_with_the_order_given(driver: Driver) -> None:
     done = driver.scale(3, "--no-wait")
     assert done.code == 0 and "READY" not in done.output, done.output
