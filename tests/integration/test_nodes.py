@@ -18,7 +18,7 @@ from quorum.errors import EngineDied, ResourceError, RolloutError
 from rollout.ray_errors import translate
 from tests.integration.cluster import RayNodes, let_in, ray_nodes
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(120)]
 
 CALL_SECONDS = 30.0
 

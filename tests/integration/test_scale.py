@@ -21,7 +21,7 @@ from orchestration.run_dir import RunDir
 from rollout.handle import SamplerState
 from tests.integration.run_helpers import ROOT, Finished
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(180)]
 
 COMMAND_SECONDS = 60.0
 
