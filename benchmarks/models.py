@@ -28,14 +28,14 @@ def make_random_model(directory: Path, *, hidden: int = 256, layers: int = 4, se
     model.config.eos_token_id = _set_end_token(model)
     model.generation_config.eos_token_id = model.config.eos_token_id
     model.to(torch.bfloat16).save_pretrained(directory)
-    _save_tokenizer(directory, model.config.eos_token_id)
+    save_tokenizer(directory, model.config.eos_token_id)
     return directory
 
 
 def make_untrained_model(directory: Path, *, hidden: int, layers: int, seed: int = 0) -> Path:
     """Save the same shape in float32 without a likely end of text: for benchmarks that are given their tokens."""
     _make(hidden, layers, seed).save_pretrained(directory)
-    _save_tokenizer(directory, 1)
+    save_tokenizer(directory, 1)
     return directory
 
 
@@ -88,7 +88,8 @@ def _set_end_token(model: Any) -> int:
     return token
 
 
-def _save_tokenizer(directory: Path, eos: int) -> None:
+def save_tokenizer(directory: Path, eos: int) -> None:
+    """Save a tokenizer of single characters whose end of text is the token `eos`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

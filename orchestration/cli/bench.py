@@ -21,6 +21,7 @@ BENCHES = {
     "learn": "one training step at three sizes, beside TRL's trainer",
     "pipeline": "a whole step against bare vLLM plus a bare training loop; --schedule: strict against overlapped "
     "steps; --against trl: against TRL's GRPOTrainer",
+    "rollout": "tokens and completions per second of 1, 2 and 4 real samplers; --samplers, --model",
     "scale": "groups per second and the controller's CPU with 1 to 1,024 simulated samplers",
     "startup": "a cold start of quorum train to its first update, by phase",
     "sync": "weights of 10 to 200 MB to 1, 2 and 4 receivers beside a plain Gloo broadcast, and to engines whose "
@@ -55,6 +56,17 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Store the result, all repeats and the machine here.")
     ] = None,
     workload: Annotated[str | None, typer.Option(help="pipeline --against trl: spread (default) or short.")] = None,
+    samplers: Annotated[
+        str | None, typer.Option(metavar="N,N...", help="rollout: numbers of samplers; 1,2,4 if left out.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="rollout: qwen2.5-0.5b to 72b, llama-3.1-8b, qwen3-14b or tiny, with random weights; "
+            "a model of 3.2 M parameters if left out.",
+        ),
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep model, prompts and run directory here.")] = None,
 ) -> None:
     """Measure on this machine and print a table and a RESULT line with machine and versions.
@@ -64,7 +76,7 @@ def bench(
     """
     peers, files = _split(against or [])
     run = _bench(name, schedule, peers)
-    options = _options(name, run, {"workload": workload, "keep": keep})
+    options = _options(name, run, {"workload": workload, "samplers": _numbers(samplers), "model": model, "keep": keep})
     baselines = _baselines(files)
     result: BenchResult = run(repeats, seed, **options)
     for line in result.table():
@@ -77,6 +89,13 @@ def bench(
     print(result)
     if any(is_worse):
         raise typer.Exit(WORSE_EXIT)
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--samplers {text}: expected numbers, as in 1,2,4") from None
 
 
 def _split(against: list[str]) -> tuple[list[str], list[Path]]:
