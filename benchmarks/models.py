@@ -73,9 +73,11 @@ def _set_end_token(model: Any) -> int:
     ids = torch.tensor([[FIRST_CHARACTER + CHARACTERS.index(c) for c in prompt] for prompt in prompts])
     start = ids.shape[1]
     with torch.no_grad():
+        cache, fed = None, ids
         for _ in range(96):
-            logits = model(input_ids=ids).logits[:, -1].float()
-            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+            out = model(input_ids=fed, past_key_values=cache, use_cache=True)
+            cache, fed = out.past_key_values, torch.multinomial(out.logits[:, -1].float().softmax(-1), 1)
+            ids = torch.cat([ids, fed], dim=1)
         hidden = model.model(input_ids=ids).last_hidden_state[:, start:].flatten(0, 1)
         mean = hidden.mean(0)
         rows = model.lm_head.weight
