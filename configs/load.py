@@ -80,7 +80,10 @@ def preset_names() -> list[str]:
 
 
 def plugin_fields(config: RunConfig) -> Iterator[tuple[str, Plugin]]:
-    """Every plug-in of a configuration with the dotted name of its field ("rollout.engine", "voting.rule", ...)."""
+    """Every plug-in of a configuration with the dotted name of its field ("rollout.engine", "voting.rule", ...).
+
+    One of a list is named with its index ("report.sinks.0").
+    """
     yield from _plugins_of(config, "")
 
 
@@ -184,6 +187,8 @@ def _descend(node: Any, keys: Sequence[str], depth: int) -> tuple[Any, str]:
             return None, problem
         if index == len(node):
             node.append(fresh)
+        elif isinstance(node[index], str) and section_at(keys[: depth + 1]) is Plugin:
+            node[index] = {"name": node[index]}
         return node[index], ""
     if not isinstance(node, dict):
         return None, f"{'.'.join(keys[:depth])} is a value and has no field {key!r}"
@@ -264,7 +269,7 @@ def _contradictions(tree: dict[str, Any], error: ValidationError) -> list[str]:
 
 
 def _check_plugins(config: RunConfig, registries: Mapping[str, Registry]) -> list[str]:
-    unknown = set(registries) - {location for location, _ in plugin_fields(config)}
+    unknown = set(registries) - {_field_of(location) for location, _ in plugin_fields(config)} - set(_plugin_lists())
     if unknown:
         raise ValueError(f"registries for fields that hold no plug-in: {', '.join(sorted(unknown))}")
     problems: list[str] = []
@@ -273,8 +278,8 @@ def _check_plugins(config: RunConfig, registries: Mapping[str, Registry]) -> lis
     except ConfigError as error:
         problems.extend(error.problems)
     for location, plugin in plugin_fields(config):
-        if location in registries:
-            problems.extend(check_plugin(plugin, registries[location], location))
+        if (field := _field_of(location)) in registries:
+            problems.extend(check_plugin(plugin, registries[field], location))
     extractors = registries.get("voting.extractor")
     for section, sources in (("data.train", config.data.train), ("evaluation.data", config.evaluation.data)):
         for index, source in enumerate(sources):
@@ -290,3 +295,19 @@ def _plugins_of(section: BaseModel, prefix: str) -> Iterator[tuple[str, Plugin]]
             yield prefix + name, value
         elif isinstance(value, BaseModel):
             yield from _plugins_of(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            yield from ((f"{prefix}{name}.{i}", item) for i, item in enumerate(value) if isinstance(item, Plugin))
+
+
+def _field_of(location: str) -> str:
+    """ "report.sinks.0" -> "report.sinks"; other names as they are."""
+    field, _, index = location.rpartition(".")
+    return field if index.isdigit() else location
+
+
+def _plugin_lists() -> Iterator[str]:
+    """Dotted names of the fields that hold any number of plug-ins, also none."""
+    for section_name, section in RunConfig.model_fields.items():
+        for name, field in getattr(section.annotation, "model_fields", {}).items():
+            if field.annotation == tuple[Plugin, ...]:
+                yield f"{section_name}.{name}"

@@ -253,6 +253,11 @@ class ReportSection(Section):
 
     tensorboard: bool = True
     """Write TensorBoard events."""
+    sinks: tuple[Plugin, ...] = ()
+    """Where metrics go besides: wandb, mlflow, prometheus, tensorboard (in a directory of your own). One that fails is
+    told of once and switched off; the run goes on."""
+    trace: NonNegativeInt = 0
+    """Write a timeline of every Nth step to trace/, for Perfetto; 0 writes none."""
     audit: bool = True
     """Score pseudo-labels and evaluations against reference answers, where the data has them, in a process of its own;
     false draws evaluations without scoring them."""

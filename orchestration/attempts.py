@@ -30,6 +30,7 @@ from orchestration.stack import Stack
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.metrics import MetricsWriter
+from orchestration.watch.sinks.fan_out import Sinks
 from orchestration.weight_sync import WeightSync
 from quorum.errors import LearnerError, LearnerOutOfMemory, QuorumError, RankFailure, StorageError
 
@@ -79,8 +80,9 @@ class Attempts:
         log = start_log(run_dir.path, run_dir.info.incarnation)
         cleanup.callback(_end_log, log, config.deadlines.save_seconds)
         state, history, recovered = restore(config, run_dir, stack, log, self.display)
-        metrics = MetricsWriter(run_dir.path, tensorboard=config.report.tensorboard)
-        cleanup.callback(metrics.close)
+        sinks = Sinks(config, run_dir, self.display.event)
+        metrics = MetricsWriter(run_dir.path, tensorboard=config.report.tensorboard, sinks=sinks)
+        cleanup.push(lambda kind, error, trace: metrics.close(is_failed=error is not None))
         rollout = RolloutPhase(config, stack, log, self.signals.check, self.display.event, self.checked.dispenser)
         evaluation = self.checked.evaluation.prompts if self.checked.evaluation else ()
         incarnation, teacher = run_dir.info.incarnation, self.checked.teacher

@@ -212,3 +212,15 @@ def pool_status(pool: SamplerPool, *, num_wanted: int, step: int) -> dict[str, A
         "samplers": {one.sampler_id: one.state.value for one in pool.samplers},
         "events": list(pool.roster.history),
     }
+
+
+def sampler_details(pool: SamplerPool) -> dict[str, dict[str, Any]]:
+    """What each sampler of a pool does, for `quorum top`: version, running groups, tokens/s of what runs (about)."""
+    return {
+        one.sampler_id: {
+            "version": one.version,
+            "groups": len(one.calls),
+            "tokens_per_second": one.num_completions / one.seconds_per_token if one.seconds_per_token else None,
+        }
+        for one in pool.samplers
+    }

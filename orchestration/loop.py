@@ -30,6 +30,7 @@ from orchestration.run_dir import RunDir
 from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
+from orchestration.step_load import StepLoad
 from orchestration.step_metrics import (
     PhaseClock,
     PoolMetrics,
@@ -45,6 +46,7 @@ from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.label_history import LabelHistory
 from orchestration.watch.metrics import MetricsWriter
+from orchestration.watch.trace import StepSpan, Tracer
 from orchestration.watch.vote_metrics import vote_metrics
 from orchestration.weight_sync import NoTransfer, SyncStats, WeightSync
 from quorum.errors import StageError, StorageError
@@ -104,6 +106,9 @@ class TrainingLoop:
         self._flips: list[bool | None] = []
         self._next_audited = self.state.step
         self.pool_metrics = PoolMetrics()
+        self.load = StepLoad(self.config, self.stack.plan)
+        self.tracer = Tracer(self.run_dir.path, self.config.report.trace)
+        self.rollout.on_returned = self.tracer.note_receipt
 
     def run(self) -> None:
         """Train until `run.num_steps` steps are done. Raises the first stage's error."""
@@ -276,6 +281,7 @@ class TrainingLoop:
         values |= rollout_metrics(vote.slots, times[f"time/{generating}_seconds"])
         values |= self._pool_metrics(step, vote, times)
         values |= learn_metrics(stats, needs_reference(self.config.learner.kl)) | times
+        values |= self.load.metrics(vote, values)
         if synced is not None:
             values |= {"sync/seconds": synced.seconds, "sync/bytes": float(synced.num_bytes)}
             values["sync/num_checked_tensors"] = float(synced.num_checked_tensors)
@@ -287,8 +293,31 @@ class TrainingLoop:
         for sentence in sentences:
             self.display.event(f"alarm: {sentence}")
         self._write(step, values)
+        self._show_step(step, vote, synced, clock, times, times[f"time/{generating}_seconds"])
         self.display.step(step, values | self._audited())
         return values
+
+    def _show_step(
+        self,
+        step: int,
+        vote: StepVote,
+        synced: SyncStats | None,
+        clock: PhaseClock,
+        times: Mapping[str, float],
+        generating: float,
+    ) -> None:
+        """What a step has more to show than its row: values by sampler for the sinks, and its timeline."""
+        pool, transfer = self.stack.pool, None if synced is None else synced.seconds
+        self.metrics.observe(self.load.facts(step, vote.slots, pool, generating, transfer))
+        span = StepSpan(
+            step=step,
+            began=clock.began,
+            ended=clock.began + times["time/step_seconds"],
+            phases=clock.spans,
+            samplers=[] if pool is None else [sampler.sampler_id for sampler in pool.samplers],
+        )
+        name = f"step-{step:06d}.b{self.state.branch:02d}.i{self.run_dir.info.incarnation:02d}"
+        self.tracer.end_step(name, span, self.rollout.num_on_the_way)
 
     def _pool_metrics(self, step: int, vote: StepVote, times: Mapping[str, float]) -> dict[str, float]:
         """What samplers did and waited; the autoscaling policy goes by it."""

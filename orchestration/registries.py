@@ -13,6 +13,7 @@ from quorum.registry import Registry
 def registries() -> Mapping[str, Registry]:
     """Registry by the dotted name of the configuration field that names its entries."""
     from learner.registry import ALGORITHMS, LOSSES
+    from orchestration.watch.sinks.registry import SINKS
     from rollout.engines.registry import ENGINES
     from voting.equivalence import EQUIVALENCES
     from voting.extract import EXTRACTORS
@@ -27,6 +28,7 @@ def registries() -> Mapping[str, Registry]:
         "voting.rule": VOTE_RULES,
         "learner.algorithm": ALGORITHMS,
         "learner.loss": LOSSES,
+        "report.sinks": SINKS,
     }
 
 

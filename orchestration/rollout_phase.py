@@ -91,6 +91,8 @@ class RolloutPhase:
         self._last_finished = self._last_said = time.monotonic()
         self.on_finished: Callable[[GroupKey], None] = lambda key: None
         """Told of every group that finishes or is given up."""
+        self.on_returned: Callable[[GroupKey, Receipt], None] = lambda key, receipt: None
+        """Told of every group that a sampler returned, when the driver learns of it."""
         self.beside: Callable[[], None] = lambda: None
         """The driver's other business, done whenever this one waits."""
 
@@ -250,6 +252,7 @@ class RolloutPhase:
             self.on_finished(key)
             return
         receipt: Receipt = done.receipt
+        self.on_returned(key, receipt)
         self._num_appending += 1
         if self._outlives_nodes:
             ref, group_ref = self._log.keep.options(num_returns=2).remote(done.group_ref, self._steps[key])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from configs.schema import RunConfig
 from orchestration.autoscale import Autoscaler, Autoscaling, StepWait
-from orchestration.control import ControlDesk, pool_status
+from orchestration.control import ControlDesk, pool_status, sampler_details
 from orchestration.stack import Stack
 from quorum.errors import ResourceError
 from rollout.pool import SamplerPool
@@ -27,6 +27,8 @@ class Scaling:
     desk: ControlDesk
     say: Callable[[str], None]
     step: int = 0
+    phase: Callable[[], str] = lambda: ""
+    """What the driver does, in words."""
     _autoscaling: Autoscaling | None = None
 
     @classmethod
@@ -44,7 +46,9 @@ class Scaling:
         now = time.monotonic()
         if not self.desk.is_due(now):
             return
-        self.desk.post(pool_status(self.pool, num_wanted=self.pool.roster.num_wanted, step=self.step))
+        status = pool_status(self.pool, num_wanted=self.pool.roster.num_wanted, step=self.step)
+        details = {"details": sampler_details(self.pool), "phase": self.phase()}
+        self.desk.post(status | details)
         for order in self.desk.poll(now):
             self._resize(order.num_samplers, "ordered")
 

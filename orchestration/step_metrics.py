@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from configs.schema import AlarmSection
 from orchestration.buffer import Slot
 from orchestration.recovery import RECOVERED
+from orchestration.watch.trace import Span
 from quorum.types import UpdateStats
 from rollout.pool import SamplerPool
 
@@ -25,6 +26,13 @@ class PhaseClock:
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._seconds = dict.fromkeys(self.PHASES, 0.0)
+        self.spans: list[Span] = []
+        """Phases in the order in which they ended."""
+
+    @property
+    def began(self) -> float:
+        """Of the step, on the monotonic clock."""
+        return self._started
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -32,7 +40,9 @@ class PhaseClock:
         try:
             yield
         finally:
-            self._seconds[name] += time.monotonic() - began
+            ended = time.monotonic()
+            self._seconds[name] += ended - began
+            self.spans.append(Span(name, began, ended))
 
     def metrics(self) -> dict[str, float]:
         """time/* metrics in seconds."""

@@ -174,6 +174,7 @@ def open_attempts(
             cleanup.callback(audit.stop, config.deadlines.stop_seconds)
         scaling = Scaling.open(config, stack, run_dir.info.namespace, display.event)
         if scaling is not None:
+            scaling.phase = display.describe_phase
             cleanup.callback(scaling.close)
         yield Attempts(config, run_dir, checked, display, signals, stack, audit, scaling)
 

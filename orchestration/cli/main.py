@@ -18,6 +18,7 @@ from quorum.errors import ConfigError, QuorumError
 COMMANDS = {
     "train": ("orchestration.cli.train:train", "Train a model on unlabeled prompts, or resume a run."),
     "scale": ("orchestration.cli.scale:scale", "Give a live run more or fewer samplers."),
+    "top": ("orchestration.cli.top:top", "Watch a run live: samplers, learner, last metrics, alarms."),
     "eval": ("orchestration.cli.eval:evaluate", "Measure a model: avg@n, maj@n, pass@k with 95% intervals."),
     "label": ("orchestration.cli.label:label", "Make a table of pseudo-labels with any model."),
     "vote": ("orchestration.cli.vote:vote", "Vote again on stored rollouts and compare rules side by side."),
@@ -25,6 +26,7 @@ COMMANDS = {
     "replay": ("orchestration.cli.replay:replay", "Vote and learn stored steps again and compare, bit for bit."),
     "distill": ("orchestration.cli.distill:distill", "Train offline on stored groups: SFT, DPO or ScPO."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
+    "inspect": ("orchestration.cli.inspect:inspect", "Browse a run's rollouts in a local web page."),
     "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
     "doctor": ("orchestration.cli.doctor:doctor", "Say what this machine has, what is missing and the fix."),
 }
@@ -38,6 +40,7 @@ Examples:
   quorum train my.yaml rollout.num_samplers=4 learner.learning_rate=1e-6
   quorum train --resume runs/my-run          go on after a crash, kill or Ctrl-C
   quorum scale runs/my-run --samplers 8      more or fewer samplers for a live run
+  quorum top runs/my-run                     who works and who waits, live
   quorum eval runs/my-run/model test.jsonl   avg@n and maj@n of the result
   quorum label MODEL prompts.jsonl --n 32    a table of pseudo-labels to train on
   quorum vote runs/my-run --rule majority --rule soft,min_agreement=0.5
@@ -47,6 +50,7 @@ Examples:
   quorum distill runs/my-run --method dpo --out runs/dpo
                                              what offline training would make of it
   quorum report runs/my-run                  one self-contained HTML file
+  quorum inspect runs/my-run                 its prompts and completions, in a browser
 
 \b
 Exit codes:

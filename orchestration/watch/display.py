@@ -109,6 +109,10 @@ class Display:
                 self._line(f"{name}: {detail}" if detail else name)
         self._phase = (name, detail)
 
+    def describe_phase(self) -> str:
+        """The phase that the run is in, in words."""
+        return " ".join(filter(None, self._phase))
+
     def step(self, step: int, values: Mapping[str, float | None]) -> None:
         """A step is over. `values` are its metrics by registered name."""
         self._steps_done = step + 1

@@ -10,12 +10,16 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from orchestration.watch.event_file import EventFile
 from orchestration.watch.jsonl import append_rows, current_rows, read_rows
+
+if TYPE_CHECKING:
+    from orchestration.watch.sinks.fan_out import Sinks
+    from orchestration.watch.sinks.sink import StepFacts
 
 FILE_NAME = "metrics.jsonl"
 TIME_PARTS = ("rollout", "vote", "learn", "sync", "wait")
@@ -92,6 +96,8 @@ learn/num_skipped_updates | count | Updates left out because a loss or gradient 
 learn/num_micro_batches | count | Forward and backward passes per rank
 learn/learning_rate | value | Learning rate of the step's last update
 learn/tokens_per_second | tokens/s | Trained completion tokens per second of learning
+learn/mfu_share | share | Model FLOP/s of learning over the peak of the ranks' GPUs; not there on CPU or an unknown GPU
+learn/idle_share | share | Part of the step in which the learner neither learned nor sent weights
 sync/logprob_gap_mean | nats | Mean absolute sampler - learner log-probability gap of trained tokens, before the update
 sync/seconds | seconds | Publishing a version until every sampler holds it
 sync/bytes | bytes | Bytes sent to each sampler
@@ -102,6 +108,7 @@ time/vote_seconds | seconds | Resolving the vote and rewarding
 time/learn_seconds | seconds | Advantages and optimizer step
 time/sync_seconds | seconds | Snapshot and weight transfer
 time/wait_seconds | seconds | The rest of the step: bookkeeping between phases
+time/bubble_share | share | Part of the samplers' and ranks' time without work; not there where they share GPUs
 audit/label_accuracy | share | Pseudo-labels that equal the reference, of the prompts with both
 audit/reward_accuracy | share | Completions of rewarded groups whose reward favours them exactly when they are right
 audit/lucky_hit_share | share | The same, of groups whose label is wrong: wrong labels that still pay rightly
@@ -145,16 +152,21 @@ def check_names(names: Iterable[str]) -> None:
 
 
 class MetricsWriter:
-    """Appends metric rows to a run's `metrics.jsonl`, and to TensorBoard events when asked to."""
+    """Appends metric rows to a run's `metrics.jsonl`; to TensorBoard events and the run's sinks when asked to."""
 
-    def __init__(self, run_dir: str | Path, tensorboard: bool) -> None:
-        """Args: run_dir: the run directory. tensorboard: write event files under `tensorboard/` too.
+    def __init__(self, run_dir: str | Path, tensorboard: bool, sinks: Sinks | None = None) -> None:
+        """
+        Args:
+            run_dir: the run directory.
+            tensorboard: write event files under `tensorboard/` too.
+            sinks: where values go besides.
 
         Raises:
             ResourceError: tensorboard is asked for and not installed.
         """
         self._path = Path(run_dir) / FILE_NAME
         self._events = EventFile(Path(run_dir) / "tensorboard") if tensorboard else None
+        self._sinks = sinks
 
     def log(self, step: int, branch: int, incarnation: int, values: Mapping[str, float | None]) -> None:
         """Append one row, durable on return. Rows of the same step and writer add up to one.
@@ -174,11 +186,20 @@ class MetricsWriter:
         append_rows(self._path, [{"step": step, "branch": branch, "incarnation": incarnation, **numbers}])
         if self._events is not None:
             self._events.write(step, numbers)
+        if self._sinks is not None:
+            self._sinks.write(step, numbers)
 
-    def close(self) -> None:
-        """Close the event file."""
+    def observe(self, facts: StepFacts) -> None:
+        """Tell the sinks what a step has several values of; the table holds none of it."""
+        if self._sinks is not None:
+            self._sinks.observe(facts)
+
+    def close(self, is_failed: bool = False) -> None:
+        """Close the event file and the sinks, which are told whether an error ended it."""
         if self._events is not None:
             self._events.close()
+        if self._sinks is not None:
+            self._sinks.close(is_failed)
 
 
 def read_metrics(run_dir: str | Path) -> pa.Table:

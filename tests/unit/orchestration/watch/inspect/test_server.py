@@ -1,0 +1,75 @@
+"""The pages over HTTP: filters, clusters, hostile text, two groups side by side, and who is refused."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestration.watch.auditor import Auditor
+from orchestration.watch.inspect.server import InspectServer
+from quorum.types import Role
+from tests.unit.orchestration.watch.run_builder import close_step, make_run
+
+EVIL = "</pre><script>document.title='taken'</script>"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[InspectServer]:
+    run = tmp_path / "run"
+    config = make_run(run)
+    close_step(run, config, 0, {0: ["7", "7", "3", None], 1: ["1", "8", "1", "1"]}, Role.TRAIN)
+    close_step(run, config, 1, {0: ["3", "3", "7", EVIL], 1: ["1", "1", "1", "1"]}, Role.TRAIN)
+    auditor = Auditor(run, config)
+    auditor.poll()
+    auditor.close()
+    made = InspectServer(run, run)
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+    thread.join(timeout=10)
+
+
+def ask(server: InspectServer, path: str, method: str = "GET", host: str | None = None) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+    connection.request(method, path, headers={"Host": host} if host else {})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [("", 4), ("?verdict=right", 1), ("?verdict=wrong", 3), ("?flipped=yes", 1), ("?steps=0", 2), ("?low=90", 1)]
+    + [("?text=QUESTION%201", 2), ("?state=trained", 4), ("?state=quarantined", 0), ("?source=sums&sort=tokens", 4)],
+)
+def test_filters_change_what_is_listed(server: InspectServer, query: str, count: int) -> None:
+    code, text = ask(server, f"/{query}")
+    assert code == 200 and f"{count} of 4 groups" in text and text.count("<tr><td>") == count
+
+
+def test_a_group_shows_its_clusters_largest_first_and_hostile_text_is_escaped(server: InspectServer) -> None:
+    code, text = ask(server, "/group?role=train&step=1&group=0")
+    assert code == 200 and "<script" not in text and "&lt;script&gt;" in text
+    assert text.index("<code>3</code> x2") < text.index("<code>7</code> x1")
+    assert "wrong" in text and "mean logprob -1.000" in text and "versions 0 from 0" in text
+
+
+def test_two_visits_are_shown_side_by_side(server: InspectServer) -> None:
+    code, text = ask(server, "/pair?a=0:train:0:0&b=1:train:1:0")
+    assert code == 200 and text.count("<h2>run, step") == 2
+    assert ask(server, "/pair?a=5:train:0:0&b=x")[0] == 400
+
+
+def test_only_get_from_this_machine_is_answered(server: InspectServer) -> None:
+    assert ask(server, "/", host="evil.example")[0] == 403
+    assert ask(server, "/", host="localhost:1")[0] == 200
+    assert ask(server, "/", method="POST")[0] == 501
+    assert ask(server, "/../config.yaml")[0] == 404
+    assert ask(server, "/?low=x")[0] == 400
