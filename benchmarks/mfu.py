@@ -1,6 +1,6 @@
 """Share of the device's peak that one update of our learner reaches, optimizer included.
 
-`python -m benchmarks.mfu --shape 1.5b`: one rank under ZeRO 2, sequences of 2,048 tokens, random weights and tokens.
+`python -m benchmarks.mfu --shape 1.5b`: one rank under ZeRO, sequences of 2,048 tokens, random weights and tokens.
 `--device cpu --tiny` takes the same path with a model of 0.1 M parameters, against the CPU's own matrix products.
 """
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=32, help="per update (default: 32)")
     parser.add_argument("--tokens", type=int, default=2048, help="per sequence (default: 2048)")
     parser.add_argument("--micro-batch", type=int, default=8192, help="tokens per forward pass (default: 8192)")
+    parser.add_argument("--zero-stage", type=int, choices=(0, 1, 2, 3), default=2, help="default: 2")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations; not counted as work")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
@@ -99,7 +100,7 @@ def _updates(options: argparse.Namespace, model: Path, work: Work) -> tuple[list
 
     learner: dict[str, Any] = {
         "precision": "bfloat16",
-        "zero_stage": 2,
+        "zero_stage": options.zero_stage,
         "learning_rate": 1e-6,
         "max_tokens_per_micro_batch": options.micro_batch,
         "gradient_checkpointing": options.checkpointing,
@@ -117,6 +118,7 @@ def _updates(options: argparse.Namespace, model: Path, work: Work) -> tuple[list
     config = RunConfig.model_validate(settings)
     rank = Rank(RankSettings(config, 0, 1, options.device, True))
     rank.start(*rank.open_rendezvous())
+    _forget_peak(options.device)
     try:
         batch = work.batch()
         planned = plan_step(batch, config)
@@ -130,6 +132,15 @@ def _updates(options: argparse.Namespace, model: Path, work: Work) -> tuple[list
         return seconds[1:], _peak_gib(options.device)
     finally:
         rank.stop()
+
+
+def _forget_peak(device: str) -> None:
+    """Making the model took memory too."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_gib(device: str) -> float:

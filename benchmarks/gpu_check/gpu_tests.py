@@ -1,4 +1,4 @@
-"""The stage `tests`: tests/gpu under pytest, with a RESULT line of how many passed."""
+"""Files of tests/gpu under pytest, with a RESULT line of how many passed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from orchestration.cli.result import result_line
 def main() -> int:
     """Run them and return pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--file", action="append", required=True, help="below tests/gpu; can be repeated")
     parser.add_argument("--device", choices=("cuda",), default="cuda")
-    parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", str(ROOT / "tests" / "gpu"), "-q", "-p", "no:cacheprovider"]
+        files = [str(ROOT / "tests" / "gpu" / file) for file in options.file]
+        command = [sys.executable, "-m", "pytest", *files, "-q", "-p", "no:cacheprovider"]
         command += [f"--junitxml={report}", "--durations=0"]
         done = subprocess.run(command, cwd=ROOT, timeout=LIMIT_SECONDS)
         print(result_line("gpu_tests", counts(report.read_text()), seed=0, repeats=1), flush=True)

@@ -49,7 +49,9 @@ def main() -> None:
     num_bytes = BYTES_PER_WEIGHT * num_weights(options.shape)
     if options.tiny:
         num_bytes, options.repeats = 1_000_000, 3
-    print(result_line("transfer", measure(options.backend, num_bytes, options.repeats), seed=0, repeats=options.repeats))
+    print(
+        result_line("transfer", measure(options.backend, num_bytes, options.repeats), seed=0, repeats=options.repeats)
+    )
 
 
 def num_weights(shape: str) -> int:

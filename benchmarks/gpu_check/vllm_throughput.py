@@ -1,5 +1,4 @@
-"""`vllm bench throughput` by its own function: the command itself asks for a distribution called vllm, which a CPU build
-is not."""
+"""`vllm bench throughput` by its own function: the command asks for a distribution called vllm; a CPU build is none."""
 
 from __future__ import annotations
 
