@@ -23,8 +23,8 @@ OF_THIS_RUN_ALONE = {
     "sync/num_checked_tensors",
     "vote/num_replicas",
 }
-"""What a resumed run did not generate it did not prefill either; what became of the samplers, and shares of time, are no
-history."""
+"""What a resumed run did not generate it did not prefill either; what became of the samplers is no history, nor are
+shares of time."""
 
 
 def arguments(run: Path, *overrides: str) -> list[str]:
