@@ -181,7 +181,15 @@ class Rank(TransferLane):
             if sums.num_updates:
                 self._models.follow()
         self._num_updates += sums.num_updates
+        self._yield_device()
         return sums
+
+    def _yield_device(self) -> None:
+        """Give memory that torch only caches back to a GPU that a sampler, which sleeps now, shares."""
+        if self.settings.device == "cuda" and self.settings.config.cluster.colocate:
+            import torch
+
+            torch.cuda.empty_cache()
 
     def _learning_rates(self, updates_of_this_step: int) -> tuple[float, float]:
         """Of policy and critic."""

@@ -1,4 +1,5 @@
-"""The actors of a run: started side by side under one deadline, stopped together, every process id known."""
+"""The actors of a run: started side by side under one deadline (a rank after the sampler that it shares a GPU with),
+stopped together, every process id known."""
 
 from __future__ import annotations
 
@@ -95,9 +96,10 @@ class Stack:
                 namespace=namespace,
             )
             if with_learner:
-                parts["learner"] = executor.submit(
-                    _start_learner, config, plan.device, rank_options, namespace, keeps_average, checkpoint
-                )
+                # vLLM measures what is free on its GPU while it starts, and must find that nobody else takes or frees.
+                before = parts.get("samplers") if plan.colocate else None
+                learner = (config, plan.device, rank_options, namespace, keeps_average, checkpoint)
+                parts["learner"] = executor.submit(_start_after, before, config.deadlines.start_seconds, *learner)
             for name, future in parts.items():
                 future.add_done_callback(_stopwatch(times.parts, name, began))
             started = _all_or_first_error(parts, config.deadlines.start_seconds)
@@ -198,6 +200,13 @@ def _start_teachers(config: RunConfig, plan: ResourcePlan, cluster: Cluster, tea
         deadlines=config.deadlines,
         namespace=cluster.namespace,
     )
+
+
+def _start_after(before: Future[Any] | None, seconds: float, *learner: Any) -> LearnerGroup:
+    """Start the learner once another part, if there is one, has started; raises what that part raised."""
+    if before is not None:
+        before.result(timeout=seconds)
+    return _start_learner(*learner)
 
 
 def _start_learner(

@@ -1,0 +1,55 @@
+"""What a rank does otherwise on a GPU, with torch's calls recorded instead of made."""
+
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from learner.rank import Rank  # noqa: E402
+from learner.weights import take_snapshot  # noqa: E402
+
+
+class Engine:
+    """Holds whole parameters, as ZeRO does below stage 3."""
+
+    world_size = 1
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+
+    def gathered(self, parameters):
+        import contextlib
+
+        return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize(("device", "is_pinned"), [("cuda", True), ("cpu", False)])
+def test_a_snapshot_of_a_gpu_lies_in_pinned_host_memory(monkeypatch, device, is_pinned):
+    asked, empty = [], torch.empty
+
+    def recording(*size, pin_memory, **options):
+        asked.append(pin_memory)
+        return empty(*size, **options)
+
+    model = torch.nn.Linear(3, 2)
+    monkeypatch.setattr("learner.weights.torch.empty", recording)
+    options = {"version": 1, "incarnation": 0, "dtype": torch.bfloat16, "max_bytes": 1 << 20, "rank": 0}
+    snapshot = take_snapshot(model, Engine(device), **options)
+    assert asked == [is_pinned]
+    held = snapshot.owned[0].view(torch.bfloat16)
+    assert torch.equal(held[:6].view(2, 3), model.weight.detach().bfloat16())
+
+
+@pytest.mark.parametrize(("device", "colocate", "times"), [("cuda", True, 1), ("cuda", False, 0), ("cpu", True, 0)])
+def test_cached_memory_is_given_back_only_on_a_gpu_that_a_sampler_shares(monkeypatch, device, colocate, times):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(True))
+    rank = Rank.__new__(Rank)
+    rank.settings = SimpleNamespace(
+        device=device, config=SimpleNamespace(cluster=SimpleNamespace(colocate=colocate)), rank=0
+    )
+    rank._updater = SimpleNamespace(run=lambda *_: SimpleNamespace(num_updates=0))
+    rank._num_updates = 0
+    rank.step(SimpleNamespace(step=1), {})
+    assert len(calls) == times
