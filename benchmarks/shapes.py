@@ -17,8 +17,6 @@ END_TOKEN = 1
 class Shape:
     """The dimensions of a decoder with grouped-query attention and gated MLPs."""
 
-    family: str
-    """qwen2, qwen3 or llama: the architecture in transformers and vLLM."""
     hidden: int
     intermediate: int
     layers: int
@@ -29,6 +27,8 @@ class Shape:
     """Whether the output layer is the embedding."""
     positions: int = 32768
     rope_theta: float = 1e6
+    family: str = "qwen2"
+    """qwen2, qwen3 or llama: the architecture in transformers and vLLM."""
 
     @property
     def head_dim(self) -> int:
@@ -60,7 +60,7 @@ class Shape:
 
 def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, key_heads: int, **more: Any) -> Shape:
     sizes = {"hidden": hidden, "intermediate": intermediate, "layers": layers, "heads": heads, "key_heads": key_heads}
-    return Shape(family="qwen2", **sizes, **{"vocabulary": 152064, **more})
+    return Shape(**sizes, **{"vocabulary": 152064, **more})
 
 
 SHAPES = {

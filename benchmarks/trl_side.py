@@ -136,7 +136,7 @@ def make_trainer(work: TrlWork, settings: Mapping[str, Any], steps: Steps, *, ma
     given = dict(settings)
     micro_batch = min(given.pop("rows"), num_rows)
     config = GRPOConfig(
-        output_dir="unused",
+        output_dir=str(Path(work.data).parent / "trl"),
         use_cpu=work.device == "cpu",
         bf16=False,
         per_device_train_batch_size=micro_batch,
