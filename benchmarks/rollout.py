@@ -20,8 +20,9 @@ from benchmarks.models import make_random_model, write_prompts
 from benchmarks.results import BenchResult, Median
 from benchmarks.shapes import save_shape
 from configs.schema import RunConfig
-from data.prompts import PromptOrder
-from orchestration.preflight import preflight
+from data.model_files import load_tokenizer
+from data.prompts import PromptOrder, load_prompts
+from orchestration.plan import make_plan
 from orchestration.registries import load_run_config
 from orchestration.rollout_phase import train_key
 from orchestration.stack import Stack
@@ -104,12 +105,16 @@ def make_config(root: Path, words: Sequence[str], num_samplers: int, repeats: in
 @contextmanager
 def sampler_pool(config: RunConfig) -> Iterator[tuple[SamplerPool, PromptOrder]]:
     """Ray with the samplers of a run, ready, and its prompts."""
-    checked = preflight(config, new_run=True)
+    # Not the checks of a run: they ask for weights, which an engine that makes its own needs not.
+    plan = make_plan(config, with_learner=False)
+    prompts = load_prompts(
+        config.data.train, config.data, load_tokenizer(config.model), max_prompt_tokens=config.data.max_prompt_tokens
+    )
     namespace = f"quorum-bench-{uuid.uuid4().hex[:12]}"
-    stack = Stack.start(config, checked.plan, namespace, with_learner=False, initial_version=0)
+    stack = Stack.start(config, plan, namespace, with_learner=False, initial_version=0)
     try:
         assert stack.pool is not None, "the plan has samplers"
-        yield stack.pool, checked.train.order(config.run.seed, config.data.shuffle)
+        yield stack.pool, prompts.order(config.run.seed, config.data.shuffle)
     finally:
         stack.stop()
 

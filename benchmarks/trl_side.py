@@ -6,6 +6,7 @@ Started as `python -m benchmarks.trl_side`. The first order describes the work; 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from voting.extractors.last_number import extract_last_number
+
+HOPELESS = 3.0
+"""Settings whose first step takes so many times the best one's are not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ def main() -> None:
     start = json.loads(sys.stdin.readline())
     work = TrlWork(**start["work"])
     torch.set_num_threads(work.threads)
-    tried = {name: try_out(work, settings) for name, settings in start["candidates"].items()}
+    tried = try_all(work, start["candidates"])
     able = {name: seconds for name, seconds in tried.items() if isinstance(seconds, float)}
     if not able:
         raise SystemExit(f"TRL runs with none of its settings: {tried}")
@@ -105,14 +109,25 @@ def majority_rewards(prompts: Sequence[str], completions: Sequence[str]) -> list
     return [float(a is not None and a == labels.get(p)) for p, a in zip(prompts, answers, strict=True)]
 
 
-def try_out(work: TrlWork, settings: Mapping[str, Any]) -> float | str:
-    """Seconds of the second of two steps with these settings; why not, where TRL cannot run with them."""
+def try_all(work: TrlWork, candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, float | str]:
+    """By name of settings: seconds of a step, or why TRL cannot run with them."""
+    tried: dict[str, float | str] = {}
+    for name, settings in candidates.items():
+        best = min((seconds for seconds in tried.values() if isinstance(seconds, float)), default=math.inf)
+        tried[name] = try_out(work, settings, HOPELESS * best)
+    return tried
+
+
+def try_out(work: TrlWork, settings: Mapping[str, Any], limit: float = math.inf) -> float | str:
+    """Seconds of a step with these settings once it is warm, or of the first one where that takes longer than `limit`
+    seconds; why not, where TRL cannot run with them."""
     seconds: list[float] = []
     steps = Steps()
     try:
-        trainer = make_trainer(work, settings, steps, max_steps=2)
-        trainer.add_callback(make_stepper(iter([{}, {}]), lambda fields: seconds.append(fields["seconds"]), steps))
-        trainer.train()
+        while len(seconds) < 2 and max(seconds, default=0.0) <= limit:
+            trainer = make_trainer(work, settings, steps, max_steps=1)
+            trainer.add_callback(make_stepper(iter([{}]), lambda fields: seconds.append(fields["seconds"]), steps))
+            trainer.train()
     except Exception as exc:  # noqa: BLE001 - a setting that does not run here is an answer too
         return f"{type(exc).__name__}: {exc}"[:200]
     return seconds[-1]
