@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestration.cluster import Cluster
 from orchestration.fleet import sampler_fleet, teacher_fleet
 from orchestration.labels import Teacher
 from orchestration.plan import ResourcePlan
+from orchestration.start_times import ACTORS, RAY, StartTimes
 from quorum.errors import ResourceError
 from quorum.types import Role
 from rollout.pool import SamplerPool
@@ -38,8 +40,6 @@ class Stack:
     voting: VotingService
     learner: LearnerGroup | None
     teachers: SamplerPool | None
-    start_seconds: dict[str, float]
-    """Start-up time by part."""
     rank_options: list[dict[str, Any]] = field(default_factory=list)
     """Where each learner rank is placed."""
     keeps_average: bool = False
@@ -56,8 +56,9 @@ class Stack:
         initial_version: int = NO_VERSION,
         teacher: Teacher | None = None,
         checkpoint: Path | None = None,
+        times: StartTimes | None = None,
     ) -> Stack:
-        """Start Ray and all actors.
+        """Start Ray, then all actors side by side.
 
         Args:
             config: of the run.
@@ -67,18 +68,19 @@ class Stack:
             initial_version: that the samplers hold.
             teacher: whose samplers the plan has.
             checkpoint: that the ranks load while the samplers start; None for the base model.
+            times: is told how long Ray and each part took.
 
         Raises:
             QuorumError: of the first part that failed, with everything stopped again.
         """
         config = with_absolute_model(config)
-        seconds: dict[str, float] = {}
-        began = time.monotonic()
+        times = times or StartTimes.over()
         cluster = Cluster.start(config, plan, namespace)
-        seconds["ray"] = time.monotonic() - began
+        times.mark(RAY)
         keeps_average = teacher is not None and teacher.is_average
         parts: dict[str, Future[Any]] = {}
         executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="start")
+        began = time.monotonic()
         try:
             shared, rank_options = _placements(cluster, plan)
             if plan.num_samplers:
@@ -99,7 +101,7 @@ class Stack:
                 learner = (config, plan.device, rank_options, namespace, keeps_average, checkpoint)
                 parts["learner"] = executor.submit(_start_after, before, config.deadlines.start_seconds, *learner)
             for name, future in parts.items():
-                future.add_done_callback(_stopwatch(seconds, name, began))
+                future.add_done_callback(_stopwatch(times.parts, name, began))
             started = _all_or_first_error(parts, config.deadlines.start_seconds)
         except BaseException:
             _abandon(list(parts.values()))
@@ -107,6 +109,8 @@ class Stack:
             raise
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+        times.mark(ACTORS)
+        times.steps |= _steps(started, times.parts)
         return cls(
             config=config,
             plan=plan,
@@ -115,7 +119,6 @@ class Stack:
             voting=started["voting"],
             learner=started.get("learner"),
             teachers=started.get("teachers"),
-            start_seconds=seconds,
             rank_options=rank_options,
             keeps_average=keeps_average,
         )
@@ -248,6 +251,18 @@ def _stopwatch(seconds: dict[str, float], name: str, began: float) -> Any:
         seconds[name] = time.monotonic() - began
 
     return note
+
+
+def _steps(started: dict[str, Any], parts: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """What the slowest actor of each part did."""
+    steps = {}
+    for name, part in started.items():
+        if isinstance(part, SamplerPool):
+            engine = max(s.info.start_seconds for s in part.samplers if s.info is not None)
+            steps[name] = {"process": parts.get(name, engine) - engine, "engine": engine}
+        if isinstance(part, LearnerGroup):
+            steps[name] = part.start_seconds
+    return steps
 
 
 def _all_or_first_error(parts: dict[str, Future[Any]], deadline: float) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pytest
 from orchestration.group_log import GroupLogWriter
 from orchestration.group_table import read_groups
 from orchestration.run_dir import read_info
+from orchestration.start_times import read_start
 from orchestration.watch.metrics import read_metrics
 from quorum.types import Role
 from tests.integration.run_helpers import (
@@ -141,6 +142,23 @@ def test_the_time_split_sums_to_the_step(baseline: Finished, root: Path) -> None
             continue
         parts = sum(row[f"time/{name}_seconds"] for name in ("rollout", "vote", "learn", "sync", "wait"))
         assert parts == pytest.approx(row["time/step_seconds"], abs=1e-6)
+
+
+def test_the_start_is_split_into_phases_that_lead_to_the_first_update(baseline: Finished, root: Path) -> None:
+    start = read_start(root / "baseline")
+    phases, parts, steps = start["phases"], start["parts"], start["steps"]
+    assert set(phases) == {
+        "imports", "checks", "ray", "actors", "run files", "first weights", "evaluation", "first groups", "first update"
+    }  # fmt: skip
+    assert sum(phases.values()) == pytest.approx(start["seconds"], abs=1e-6)
+    assert start["seconds"] < baseline.seconds
+    after = sum(phases[name] for name in ("evaluation", "first groups", "first update"))
+    assert start["seconds"] - start["ready_seconds"] == pytest.approx(after, abs=1e-6)
+    assert set(parts) == {"samplers", "learner", "voting"}
+    assert max(parts.values()) <= phases["actors"] + 0.01, "parts come up side by side, inside this phase"
+    assert sum(parts.values()) > phases["actors"], "none waits for another"
+    assert sum(steps["learner"].values()) <= parts["learner"] and steps["samplers"]["engine"] < parts["samplers"]
+    assert f"ready after {start['ready_seconds']:.1f} s" in baseline.output
 
 
 def test_the_final_model_loads_in_transformers(baseline: Finished, root: Path) -> None:
