@@ -60,13 +60,12 @@ def run(options: argparse.Namespace) -> str:
     shape = qwen2_shape(options.shape)
     work = LongWork("long", max(1, options.sequences // K), K, 0, options.tokens)
     adapters = adapter_parameters(shape, LORA_RANK) if options.train == "lora" else None
-    lengths = [options.tokens] * (work.prompts * K)
-    scored = len(lengths) * (options.tokens - PROMPT_TOKENS)
-    operations = training_operations(shape, lengths, scored, adapter_parameters=adapters)
     peak = _peak(options.device, shape)
     with tempfile.TemporaryDirectory(prefix="quorum-mfu-") as scratch:
         model = make_model(Path(scratch) / "model", options.shape, device=options.device, dtype="bfloat16")
-        seconds, peak_gib = _updates(options, model, work)
+        seconds, peak_gib, lengths = _updates(options, model, work)
+    scored = sum(lengths) - PROMPT_TOKENS * len(lengths)
+    operations = training_operations(shape, lengths, scored, adapter_parameters=adapters)
     median = statistics.median(seconds)
     values = {
         "mfu": operations / median / peak,
@@ -92,8 +91,9 @@ def _peak(device: str, shape: Shape) -> float:
     return matmul_flops(shape.hidden, os.cpu_count() or 1)
 
 
-def _updates(options: argparse.Namespace, model: Path, work: Work) -> tuple[list[float], float]:
-    """Seconds of every update after one that warms up, and the device's peak memory in GiB (0 on a CPU)."""
+def _updates(options: argparse.Namespace, model: Path, work: Work) -> tuple[list[float], float, list[int]]:
+    """Seconds of every step after one that warms up, the device's peak memory in GiB (0 on a CPU), and the tokens of
+    every sequence that is trained: groups whose rewards are all equal are not."""
     from configs.schema import RunConfig
     from learner.orders import plan_step
     from learner.rank import Rank, RankSettings
@@ -121,15 +121,17 @@ def _updates(options: argparse.Namespace, model: Path, work: Work) -> tuple[list
     _forget_peak(options.device)
     try:
         batch = work.batch()
-        planned = plan_step(batch, config)
+        planned = plan_step(batch, config, options.device)
         assert planned is not None, "work without a trained completion"
+        updates = planned.orders[0].updates
+        lengths = [row.num_tokens for share in updates for part in share.micro_batches for row in part]
         groups = dict(enumerate(batch.groups))
         seconds = []
         for _ in range(options.repeats + 1):
             began = time.perf_counter()
             rank.step(planned.orders[0], groups)  # its sums are numbers on the host: the device has ended
             seconds.append(time.perf_counter() - began)
-        return seconds[1:], _peak_gib(options.device)
+        return seconds[1:], _peak_gib(options.device), lengths
     finally:
         rank.stop()
 

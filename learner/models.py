@@ -15,7 +15,7 @@ from learner.critic import ValueModel
 from learner.forward import Forward
 from learner.lora import WithoutAdapters, add_adapters
 from learner.orders import needs_reference
-from learner.policy import Policy, load_policy_model
+from learner.policy import MAX_GPU_LOGITS, MAX_LOGITS, Policy, load_policy_model
 from learner.registry import ALGORITHMS
 from learner.relayout import load_any_layout
 from learner.zero import FrozenModule, ZeroEngine, autocast_dtype, weights_dtype
@@ -108,6 +108,7 @@ class _Loader:
             temperature=self.config.rollout.temperature,
             autocast=autocast_dtype(self.section),
             use_reentrant=self.section.zero_stage == 3,
+            max_logits=MAX_GPU_LOGITS if self.device == "cuda" else MAX_LOGITS,
         )
 
     def model_at(self, path: str | None) -> ModelSection:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.gpu_check.gpu_tests import counts
 from benchmarks.gpu_check.results import Place, ResultFile, code_hash
-from benchmarks.gpu_check.runner import last_figures, table
+from benchmarks.gpu_check.runner import Settings, last_figures, run_stages, table
 from benchmarks.gpu_check.stages import LIMIT_SECONDS, STAGES, Bound, Stage
 from quorum.errors import DataError
 
@@ -241,3 +241,13 @@ def test_outcomes_of_gpu_tests_are_counted_from_their_report() -> None:
         '<testcase name="c"><skipped/></testcase><testcase name="d"><error/></testcase></testsuite></testsuites>'
     )
     assert counts(report) == {"passed": 1, "failed": 2, "skipped": 1, "failed_names": ["b", "d"]}
+
+
+def test_what_another_machine_measured_is_not_lost_where_a_stage_cannot_run(tmp_path: Path) -> None:
+    file = ResultFile(tmp_path / "r.json")
+    stages = [Stage(name, "about", "m", min_gpus=2) for name in ("measured", "new")]
+    there = {"outcome": "passed", "figures": {"speed": 1.0}, "place": place(machine="other").plain()}
+    file.record("measured", there)
+    assert run_stages(stages, place(), file, Settings(tmp_path / "logs")) == 0
+    assert ResultFile(tmp_path / "r.json").stages["measured"] == there
+    assert file.stages["new"]["outcome"] == "skipped"

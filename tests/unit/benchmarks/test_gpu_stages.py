@@ -7,6 +7,8 @@ import argparse
 import pytest
 
 from benchmarks.gpu_check.engine_rate import engine_options, flags, their_side
+from benchmarks.gpu_check.results import ROOT
+from benchmarks.gpu_check.stages import STAGES
 from benchmarks.gpu_check.training import step_figures, words
 from benchmarks.gpu_check.transfer import num_weights
 from benchmarks.gpu_models import Shape, adapter_parameters, qwen2_shape, training_operations
@@ -82,3 +84,17 @@ def test_a_runs_figures_leave_the_first_step_out_and_miss_nothing_that_was_not_c
     assert found["logprob_gap_max"] == 0.03
     assert (found["agreement_first"], found["agreement_last"]) == (0.5, 0.7)
     assert step_figures([])["logprob_gap_max"] == float("inf")
+
+
+def test_the_page_lists_every_stage_in_order() -> None:
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    table = page.partition("| stage |")[2].partition("\n\n")[0]
+    named = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert named == [stage.name for stage in STAGES]
+    for stage in STAGES:
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{stage.name}`"))
+        for bound in stage.bounds:
+            value = bound.at_least if bound.at_least is not None else bound.at_most
+            assert f"{value:g}" in row or "pass" in row or bound.figure == "num_checked_tensors", (
+                f"{stage.name}: {bound}"
+            )
