@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -246,6 +247,8 @@ def _without_variables(is_given: bool) -> Iterator[None]:
 def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # ten lines on what was packed and left out
     return JobSubmissionClient(address)
 
 
