@@ -15,7 +15,7 @@ _KNOWN = re.compile(
 )
 """Tokens that say by their form what they are: Hugging Face, GitHub, OpenAI, AWS, Weights & Biases, Slack, JWT."""
 _PASSWORD_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"(TOKEN|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY)", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(TOKEN(?!IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY)", re.IGNORECASE)
 _LEAST_LENGTH = 8
 """Of an environment variable's value to count: shorter ones occur in configurations by chance."""
 

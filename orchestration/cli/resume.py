@@ -28,7 +28,7 @@ def resume(
 ) -> None:
     """Submit a run again, from its last checkpoint; the groups finished since then are taken from its log.
 
-    A cluster that was started anew knows no names: submit `quorum train --resume RUN` there with `ray job submit`.
+    A cluster that was started anew knows no names: `quorum submit CONFIG run.dir=... --resume` goes on there.
     """
     from orchestration.cli.submit import followed, next_steps, uploaded
     from orchestration.jobs.client import Jobs

@@ -33,6 +33,9 @@ def submit(
     driver_cpus: Annotated[
         float, typer.Option("--driver-cpus", min=0, help="For the driver: with any it may be on every node.")
     ] = 0.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in run.dir if there is one; it was started elsewhere.")
+    ] = False,
 ) -> None:
     """Submit a run to a Ray cluster, show its log and end with its exit code. Ctrl-C leaves it running.
 
@@ -50,6 +53,7 @@ def submit(
         retries=retries,
         working_dir=uploaded(working_dir),
         driver_cpus=driver_cpus,
+        resume=resume,
     )
     jobs = Jobs(address)
     job = jobs.submit(wanted)

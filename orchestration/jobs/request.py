@@ -25,6 +25,7 @@ def of_config(
     retries: int,
     working_dir: Path | None,
     driver_cpus: float,
+    resume: bool = False,
 ) -> Submission:
     """The submission of a new run.
 
@@ -35,6 +36,7 @@ def of_config(
         retries: how often a driver that died is started again.
         working_dir: uploaded to every node; None uploads nothing.
         driver_cpus: see `Submission`.
+        resume: go on with the run that the directory holds, if any.
 
     Raises:
         ConfigError: the configuration, the name or a path cannot be used on a cluster, or a value holds a secret.
@@ -50,6 +52,7 @@ def of_config(
         run=resolved.run.dir,
         words=tuple(words),
         retries=retries,
+        resume=resume,
         working_dir=None if working_dir is None else str(working_dir),
         env={"RAY_JOB_STOP_WAIT_TIME_S": str(stop_seconds(resolved))},
         driver_cpus=driver_cpus,

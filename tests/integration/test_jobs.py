@@ -67,7 +67,7 @@ def test_a_killed_driver_is_resumed_while_another_run_is_scaled_and_stopped(
     shown = cluster.quorum("status")
     assert shown.code == 0 and "scaled" in shown.output and "running" in shown.output
 
-    done = cluster.end(following)
+    done = cluster.end(following, timeout=130)
     assert done.code == 0, done.output[-3000:]
     assert "was ended by SIGKILL; retry 1 of 2" in done.output and "RESULT" in done.output
     wait_for_ledger(scaled, STEPS * PROMPTS, limit=200)
