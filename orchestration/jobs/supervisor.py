@@ -59,6 +59,8 @@ class Supervisor:
         self._run, self._retries, self._command = run, retries, tuple(command)
         self._overrides = tuple(overrides)
         self._stopped = False
+        # Now: the shell between Ray and this process may end by the same signal before it is asked who sent it.
+        self._above = frozenset(ancestors(os.getpid()))
 
     def drive(self, arguments: Sequence[str], *, resume: bool) -> int:
         """Attempts at the run. Returns the exit code of the last.
@@ -101,7 +103,7 @@ class Supervisor:
         if came is None:
             return False
         self._stopped = True
-        if child is not None and came.si_pid not in ancestors(os.getpid()):
+        if child is not None and came.si_pid not in self._above:
             child.send_signal(came.si_signo)
         return True
 

@@ -14,7 +14,7 @@ from orchestration.run_dir import read_info
 from tests.integration.job_cluster import JobCluster, job_cluster, repository
 from tests.integration.run_helpers import ROOT, history, wait_for_ledger
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
 STEPS, PROMPTS, K = 6, 16, 8
 PLANTED = "planted-s3cr3t-0123456789abcdef"
