@@ -13,11 +13,12 @@ from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
-from orchestration.cluster import Cluster
+from orchestration.cluster import Cluster, nodes_of_cluster
 from orchestration.fleet import sampler_fleet, teacher_fleet
 from orchestration.labels import Teacher
 from orchestration.plan import ResourcePlan
-from orchestration.start_times import ACTORS, RAY, StartTimes
+from orchestration.probe import check_nodes
+from orchestration.start_times import ACTORS, NODES, RAY, StartTimes
 from quorum.errors import ResourceError
 from quorum.types import Role
 from rollout.pool import SamplerPool
@@ -80,8 +81,11 @@ class Stack:
         keeps_average = teacher is not None and teacher.is_average
         parts: dict[str, Future[Any]] = {}
         executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="start")
-        began = time.monotonic()
         try:
+            if not cluster.is_local:
+                check_nodes(config, plan, nodes_of_cluster())
+                times.mark(NODES)
+            began = time.monotonic()
             shared, rank_options = _placements(cluster, plan)
             if plan.num_samplers:
                 parts["samplers"] = executor.submit(_start_samplers, config, plan, cluster, initial_version, shared)

@@ -16,7 +16,7 @@ from pathlib import Path
 from orchestration.run_dir import write_atomic
 
 FILE = "start.json"
-IMPORTS, CHECKS, RAY, ACTORS = "imports", "checks", "ray", "actors"
+IMPORTS, CHECKS, RAY, NODES, ACTORS = "imports", "checks", "ray", "nodes", "actors"
 FILES, WEIGHTS, EVALUATION, GROUPS, UPDATE = "run files", "first weights", "evaluation", "first groups", "first update"
 LEAST_SECONDS = 1e-3
 """What took less did not happen: the evaluation of a run that has none. It counts to the next phase."""
