@@ -32,6 +32,7 @@ COMMANDS = {
     "distill": ("orchestration.cli.distill:distill", "Train offline on stored groups: SFT, DPO or ScPO."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
     "inspect": ("orchestration.cli.inspect:inspect", "Browse a run's rollouts in a local web page."),
+    "plan": ("orchestration.cli.plan:plan", "Memory, balance and cost of a run before any GPU is taken."),
     "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
     "doctor": ("orchestration.cli.doctor:doctor", "Say what this machine has, what is missing and the fix."),
 }
@@ -43,6 +44,7 @@ Examples:
   quorum train demo                          a tiny model teaches itself addition
   quorum train my.yaml --dry-run             resolved configuration and plan
   quorum train my.yaml rollout.num_samplers=4 learner.learning_rate=1e-6
+  quorum plan srt --gpus 8                   what fits, which split, how long a step
   quorum train --resume runs/my-run          go on after a crash, kill or Ctrl-C
   quorum submit my.yaml run.dir=/shared/runs/a --address http://HEAD:8265
                                              as a job of a Ray cluster

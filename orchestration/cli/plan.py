@@ -1,0 +1,81 @@
+"""`quorum plan`: memory, balance and cost of a run before any GPU is taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quorum.errors import ConfigError
+
+
+def plan(
+    config: Annotated[str | None, typer.Argument(help="Preset name or YAML file. Left out with --check.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.field=value")] = None,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs in all.")] = 8,
+    gpu_memory: Annotated[
+        float | None, typer.Option("--gpu-memory", min=1, help="GB (10^9 bytes) of each; default: the named device's.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs that a sampler can span.")] = 8,
+    device_name: Annotated[
+        str, typer.Option("--device-name", help="h100, h200 or a100: for estimated rates.")
+    ] = "h100",
+    rates: Annotated[
+        str | None,
+        typer.Option("--rates", metavar="FILE|RUN", help="Measured rates: a JSON file, or a run whose metrics to use."),
+    ] = None,
+    mean_tokens: Annotated[
+        float | None, typer.Option("--mean-tokens", min=1, help="Expected mean length of a completion.")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="Of a GPU-hour, in any currency.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Measure small learner ranks on this machine beside their prediction.")
+    ] = False,
+    scale_study: Annotated[
+        bool, typer.Option("--scale-study", help="Print the table of docs/scaling.md: 1.5B to 72B on up to 1,000 GPUs.")
+    ] = False,
+    fit: Annotated[
+        Path | None, typer.Option("--fit", help="--scale-study: output of `quorum bench scale` to fit the driver to.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="--check: of the tokens.")] = 0,
+) -> None:
+    """Say what a run takes and how long a step will be, from its configuration and the model's config.json.
+
+    No weights are loaded and nothing is started, except with --check. Rates that are not given are estimates.
+    """
+    if check:
+        from benchmarks.memory import run_check
+
+        print(run_check(seed))
+        return
+    if scale_study:
+        from orchestration.planning.scale_fit import fit_of_file, published
+        from orchestration.planning.scale_study import study
+
+        print(study(fit_of_file(fit) if fit else published()))
+        return
+    if config is None:
+        raise ConfigError("nothing to plan: name a preset or a YAML file, or give --check or --scale-study")
+    from orchestration.planning.devices import find_device
+    from orchestration.planning.estimate import Hardware, make_estimate
+    from orchestration.planning.rates import read_rates
+    from orchestration.planning.shape import read_shape
+    from orchestration.planning.table import render
+    from orchestration.registries import load_run_config
+
+    device = find_device(device_name)
+    loaded = load_run_config(config, overrides or [])
+    hardware = Hardware(
+        gpus=gpus,
+        gpu_bytes=1e9 * (gpu_memory or device.memory_gb),
+        gpus_per_node=gpus_per_node,
+        device=device,
+        price=price,
+    )
+    given = read_rates(rates) if rates else None
+    shape = read_shape(loaded.model)
+    made = make_estimate(loaded, shape, hardware, given=given, mean_completion_tokens=mean_tokens)
+    print(json.dumps(made.as_json(), indent=2) if as_json else render(made))
