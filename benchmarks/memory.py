@@ -96,6 +96,7 @@ CASES = (
     Case(zero_stage=3, kl="average"),
     Case(zero_stage=2, algorithm="ppo"),
     Case(zero_stage=2, num_ranks=1),
+    Case(zero_stage=3, checkpointing=True, tokens=512, prompts=2),
 )
 
 

@@ -135,7 +135,7 @@ def _context() -> Any:
 def _serve(pipe: Any, settings: RankSettings) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars and warnings; what fails is sent to the parent
     rank = MeasuredRank(settings)
-    while True:
+    while pipe.poll(SECONDS):
         method, args = pipe.recv()
         try:
             pipe.send((True, getattr(rank, method)(*args)))

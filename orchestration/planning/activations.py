@@ -37,15 +37,10 @@ class Activations:
 
     layers: float
     """Kept for the backward pass."""
-    working: float
+    forward: float
+    """Beside it at the end of the forward pass: the logits, or with checkpointing what a layer lets go of again."""
+    backward: float
     """Beside it while one layer's gradient is computed; with checkpointing that layer's own activations too."""
-    logits: float
-    """At most at once, of the chunk at hand."""
-
-    @property
-    def peak(self) -> float:
-        """Logits are let go of before the gradient reaches the layers."""
-        return self.layers + max(self.working, self.logits)
 
 
 def layer_bytes(shape: ModelShape, compute: Compute) -> float:
@@ -83,12 +78,14 @@ def activations(shape: ModelShape, compute: Compute, num_tokens: int, num_comple
     ends = (3 * size * shape.hidden) * num_tokens + size * shape.hidden * num_completion_tokens
     inner = HALF if compute.half else FLOAT
     gradients = (2 * inner * shape.intermediate + size * shape.hidden) * num_tokens
-    kept, working = shape.layers * per_layer, gradients
+    kept, forward, backward = shape.layers * per_layer, 0.0, gradients
     if compute.checkpointing:
-        kept, working = shape.layers * size * shape.hidden * num_tokens, per_layer + gradients
+        kept, forward = shape.layers * size * shape.hidden * num_tokens, gradients
+        backward += per_layer
     chunk = max(1, compute.max_logits // shape.vocabulary)
     num_chunks = -(-num_completion_tokens // chunk)
     width = FLOAT * shape.vocabulary * -(-num_completion_tokens // max(1, num_chunks))
     # Logits, their log-softmax and its exponential at once, and in half precision the logits as they were.
     logits = 3 * width + (width / 2 if compute.half else 0)
-    return Activations(layers=kept + ends, working=working, logits=logits)
+    # Logits are let go of before the gradient reaches the layers; in chunks they are computed again there.
+    return Activations(layers=kept + ends, forward=max(forward, logits), backward=max(backward, logits))

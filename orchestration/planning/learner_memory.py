@@ -145,19 +145,17 @@ def _gathered(section: LearnerSection, sizes: _Sizes, shape: ModelShape) -> Iter
         return
     small = shape.small_parameters(PERSISTENT_ELEMENTS)
     yield Part("small parameters kept whole", small * sizes.weight)
-    yield Part("gathered", (min(LIVE_ELEMENTS, shape.num_parameters) - small) * sizes.weight, phase="backward")
+    yield Part("gathered", (min(LIVE_ELEMENTS, shape.num_parameters) - small) * sizes.weight, phase="passes")
     # They come in one buffer, out of which they are copied.
-    yield Part("gathered ahead", min(PREFETCH_ELEMENTS, shape.num_parameters) * sizes.weight, phase="backward")
+    yield Part("gathered ahead", min(PREFETCH_ELEMENTS, shape.num_parameters) * sizes.weight, phase="forward")
 
 
 def _activation_parts(kept: Activations, compute: Compute, sizes: _Sizes) -> Iterator[Part]:
-    yield Part("activations kept", kept.layers, phase="backward")
-    if kept.logits > kept.working:
-        yield Part("logits of one chunk", kept.logits, phase="backward")
-    else:
-        yield Part("gradients of one layer's activations", kept.working, phase="backward")
+    yield Part("activations kept", kept.layers, phase="passes")
+    yield Part("logits or one layer's forward pass", kept.forward, phase="forward")
+    yield Part("logits or one layer's gradients", kept.backward, phase="backward")
     if compute.kind == "autocast":
-        yield Part("bfloat16 copies of the weights", HALF * (sizes.trained + sizes.frozen), phase="backward")
+        yield Part("bfloat16 copies of the weights", HALF * (sizes.trained + sizes.frozen), phase="passes")
 
 
 def _other_models(config: RunConfig, sizes: _Sizes, shape: ModelShape) -> Iterator[Part]:
@@ -168,10 +166,10 @@ def _other_models(config: RunConfig, sizes: _Sizes, shape: ModelShape) -> Iterat
     live = min(LIVE_ELEMENTS, whole) if section.zero_stage == 3 else 0
     if config.voting.labels.name == "average" or (kl and is_average):
         yield Part("moving average", FLOAT * whole * sizes.share)
-        yield Part("gathered average", FLOAT * live if kl and is_average else 0, phase="backward")
+        yield Part("gathered average", FLOAT * live if kl and is_average else 0, phase="passes")
     if kl and not is_average and not (section.lora.rank and section.kl.reference == "base"):
         yield Part("reference model", sizes.weight * whole * sizes.share)
-        yield Part("gathered reference", sizes.weight * live, phase="backward")
+        yield Part("gathered reference", sizes.weight * live, phase="passes")
     if section.algorithm.name == "ppo":
         yield from _critic(section, sizes, shape)
 

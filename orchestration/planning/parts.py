@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Place = Literal["device", "host"]
-Phase = Literal["always", "backward", "step"]
-"""backward: from the forward pass to the last gradient of a micro-batch; step: reduction and optimizer call after it;
-always: in both."""
+Phase = Literal["always", "passes", "forward", "backward", "step"]
+"""forward and backward: of a micro-batch; passes: both; step: reduction and optimizer call after them; always: all."""
+PHASES = {
+    "forward": ("always", "passes", "forward"),
+    "backward": ("always", "passes", "backward"),
+    "step": ("always", "step"),
+}
+"""When memory is compared -> what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +40,15 @@ class Memory:
 
     def peak(self, place: Place) -> float:
         """Bytes in the phase that takes more."""
-        return max(self._sum(place, phase) for phase in ("backward", "step"))
+        return max(self._sum(place, phase) for phase in PHASES)
 
     def peak_phase(self, place: Place) -> str:
         """Which phase that is."""
-        return "backward" if self._sum(place, "backward") >= self._sum(place, "step") else "step"
+        return max(PHASES, key=lambda phase: self._sum(place, phase))
 
     def peak_anywhere(self) -> float:
         """Bytes of device and host together in the phase that takes more: the memory of a rank on a CPU."""
-        return max(self._sum("device", phase) + self._sum("host", phase) for phase in ("backward", "step"))
+        return max(self._sum("device", phase) + self._sum("host", phase) for phase in PHASES)
 
     def largest(self, place: Place) -> Part:
         """The part that takes most at the peak."""
@@ -58,7 +63,7 @@ class Memory:
         return sum(part.num_bytes for part in self.parts if part.name == name)
 
     def _at(self, place: Place, phase: str) -> list[Part]:
-        return [part for part in self.parts if part.place == place and part.phase in ("always", phase)]
+        return [part for part in self.parts if part.place == place and part.phase in PHASES[phase]]
 
     def _sum(self, place: Place, phase: str) -> float:
         return sum(part.num_bytes for part in self._at(place, phase))
