@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import RunConfig
@@ -126,17 +127,9 @@ def make_estimate(
         sync = sync_seconds(config, shape, hardware.device, num_ranks=ranks, crosses_nodes=crosses)
         return expected_step(config, rates, samplers, ranks, sync)
 
-    problems = [*learner_remedy(config, shape, learner, room), *sampler_remedy(config, shape, sampler)]
     configured = step(config.rollout.num_started, config.learner.num_ranks)
-    if configured.gpus > hardware.gpus:
-        problems.append(
-            f"the configuration takes {configured.gpus} GPUs, and there are {hardware.gpus}: see the recommended split"
-        )
-    if config.rollout.tensor_parallel_size > hardware.gpus_per_node:
-        problems.append(
-            f"rollout.tensor_parallel_size {config.rollout.tensor_parallel_size} is above the {hardware.gpus_per_node} "
-            "GPUs of a node: workers of one sampler share a node"
-        )
+    problems = [*learner_remedy(config, shape, learner, room), *sampler_remedy(config, shape, sampler)]
+    problems += _too_many(config, hardware, configured)
     best = best_split(config, hardware.gpus, hardware.gpus_per_node, fits=fits, step=step)
     rates = with_mean(given, mean) if given else estimated(config, shape, sampler, hardware.device, mean)
     return Estimate(
@@ -145,8 +138,20 @@ def make_estimate(
         hardware=hardware,
         learner=learner,
         sampler=sampler,
-        rates=replace(rates),
+        rates=rates,
         configured=configured,
         recommended=best,
         problems=tuple(problems),
     )
+
+
+def _too_many(config: RunConfig, hardware: Hardware, configured: Step) -> Iterator[str]:
+    """What is more than there is."""
+    if configured.gpus > hardware.gpus:
+        yield f"the configuration takes {configured.gpus} GPUs, and there are {hardware.gpus}: see the recommended split"
+    workers = config.rollout.tensor_parallel_size
+    if workers > hardware.gpus_per_node:
+        yield (
+            f"rollout.tensor_parallel_size {workers} is above the {hardware.gpus_per_node} GPUs of a node, which the "
+            "workers of one sampler share: lower it, or raise --gpus-per-node"
+        )

@@ -78,7 +78,8 @@ def _steps(plan: Estimate) -> Iterator[str]:
         return
     yield _step_line(plan, "recommended", plan.recommended)
     best, workers = plan.recommended, plan.config.rollout.tensor_parallel_size
-    yield f"  that is rollout.num_samplers={best.num_samplers} learner.num_ranks={best.num_ranks} ({workers} GPUs each)"
+    settings = f"rollout.num_samplers={best.num_samplers} learner.num_ranks={best.num_ranks}"
+    yield f"  that is {settings}, samplers of {workers} GPUs"
 
 
 def _step_line(plan: Estimate, name: str, step: Step) -> str:
