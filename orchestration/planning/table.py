@@ -88,5 +88,5 @@ def _step_line(plan: Estimate, name: str, step: Step) -> str:
     return (
         f"  {name:<14}{step.num_samplers:>9}{step.num_ranks:>7}{step.gpus:>6}{step.rollout_seconds:>9.1f}s"
         f"{step.learn_seconds:>8.1f}s{step.sync_seconds:>7.2f}s{step.seconds:>8.1f}s  {hours:.3f}{cost}"
-        f"  {step.limited_by} take longer" + (", in turn" if not step.overlaps else ", side by side")
+        f"  slower: {step.limited_by}" + (", in turn" if not step.overlaps else ", side by side")
     )
