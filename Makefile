@@ -50,11 +50,11 @@ lock: setup ## Resolve requirements/*.in into the locks
 lock-check: setup ## See that the locks are clean and resolve on Python 3.12
 	@scripts/lock.sh --check
 
-bundle: setup ## Parts for a GPU machine without network, under bundle/
+bundle: setup ## Parts for a GPU machine without network (ARGS="--set NAME", --list, --verify)
 	@$(BIN)/python scripts/bundle.py $(ARGS)
 
-gpu-check: ## Run tests/gpu on this machine's CUDA device (python3, or PYTHON=...)
-	@$${PYTHON:-python3} -m pytest tests/gpu -m gpu -rs $(ARGS)
+gpu-check: ## GPU tests and benchmarks in resumable stages (python3, or PYTHON=...; ARGS="--list")
+	@$${PYTHON:-python3} -m benchmarks.gpu_check $(ARGS)
 
 clean: ## Remove caches and build output
 	@rm -rf build dist bundle *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis && find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import make_random_model, write_prompts
+from benchmarks.results import BenchResult
 from benchmarks.simulated_learner import SimulatedLearner
 from benchmarks.simulated_run import simulated_run
-from orchestration.cli.result import result_line
 from orchestration.ledger import read_ledger
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import preflight
@@ -83,8 +83,8 @@ class Elastic:
     groups_lost: int
 
 
-def run_elastic(repeats: int, seed: int, keep: Path | None) -> str:
-    """Measure and return the RESULT line. `repeats` is the number of steps of each part that are averaged."""
+def run_elastic(repeats: int, seed: int, keep: Path | None) -> BenchResult:
+    """Measure. `repeats` is the number of steps of each part that are averaged."""
     with tempfile.TemporaryDirectory(prefix="quorum-bench-") as scratch:
         root = keep or Path(scratch)
         model = make_random_model(root / "model")
@@ -101,7 +101,7 @@ def run_elastic(repeats: int, seed: int, keep: Path | None) -> str:
         **named("real", real),
         **named("simulated", simulated),
     }
-    return result_line("elastic", figures, seed=seed, repeats=repeats)
+    return BenchResult("elastic", figures, seed=seed, repeats=repeats)
 
 
 def named(name: str, measured: Elastic) -> dict[str, object]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.child import Child
 from benchmarks.learn_work import Work, bound_seconds
 from benchmarks.models import make_untrained_model
-from orchestration.cli.result import result_line
+from benchmarks.results import BenchResult, Median
 from quorum.errors import StageError
 
 START_SECONDS, STEP_SECONDS = 300.0, 300.0
@@ -63,14 +63,14 @@ class Pair:
     bound: float
 
 
-def run_learn(repeats: int, seed: int) -> str:
-    """Measure and return the RESULT line."""
+def run_learn(repeats: int, seed: int) -> BenchResult:
+    """Measure."""
     values: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="quorum-bench-") as scratch:
         for case in CASES:
             rows = values.get("trl_rows_3m") if case.kind == "spread" else None
             values |= _run_case(case, Path(scratch) / case.name, repeats, seed, rows)
-    return result_line("learn", headline(values), seed=seed, repeats=repeats)
+    return BenchResult("learn", headline(values), seed=seed, repeats=repeats)
 
 
 def headline(values: dict[str, object]) -> dict[str, object]:
@@ -82,10 +82,10 @@ def headline(values: dict[str, object]) -> dict[str, object]:
 def figures(name: str, pairs: Sequence[Pair], num_tokens: int) -> dict[str, object]:
     """Medians over the repeats; ratios are paired."""
     return {
-        f"over_trl_{name}": statistics.median(pair.trl / pair.ours for pair in pairs),
-        f"share_of_bound_{name}": statistics.median(pair.bound / pair.ours for pair in pairs),
-        f"tokens_per_second_{name}": statistics.median(num_tokens / pair.ours for pair in pairs),
-        f"trl_tokens_per_second_{name}": statistics.median(num_tokens / pair.trl for pair in pairs),
+        f"over_trl_{name}": Median(pair.trl / pair.ours for pair in pairs),
+        f"share_of_bound_{name}": Median(pair.bound / pair.ours for pair in pairs),
+        f"tokens_per_second_{name}": Median(num_tokens / pair.ours for pair in pairs),
+        f"trl_tokens_per_second_{name}": Median(num_tokens / pair.trl for pair in pairs),
     }
 
 

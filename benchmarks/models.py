@@ -28,14 +28,14 @@ def make_random_model(directory: Path, *, hidden: int = 256, layers: int = 4, se
     model.config.eos_token_id = _set_end_token(model)
     model.generation_config.eos_token_id = model.config.eos_token_id
     model.to(torch.bfloat16).save_pretrained(directory)
-    _save_tokenizer(directory, model.config.eos_token_id)
+    save_tokenizer(directory, model.config.eos_token_id)
     return directory
 
 
 def make_untrained_model(directory: Path, *, hidden: int, layers: int, seed: int = 0) -> Path:
     """Save the same shape in float32 without a likely end of text: for benchmarks that are given their tokens."""
     _make(hidden, layers, seed).save_pretrained(directory)
-    _save_tokenizer(directory, 1)
+    save_tokenizer(directory, 1)
     return directory
 
 
@@ -73,9 +73,11 @@ def _set_end_token(model: Any) -> int:
     ids = torch.tensor([[FIRST_CHARACTER + CHARACTERS.index(c) for c in prompt] for prompt in prompts])
     start = ids.shape[1]
     with torch.no_grad():
+        cache, fed = None, ids
         for _ in range(96):
-            logits = model(input_ids=ids).logits[:, -1].float()
-            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+            out = model(input_ids=fed, past_key_values=cache, use_cache=True)
+            cache, fed = out.past_key_values, torch.multinomial(out.logits[:, -1].float().softmax(-1), 1)
+            ids = torch.cat([ids, fed], dim=1)
         hidden = model.model(input_ids=ids).last_hidden_state[:, start:].flatten(0, 1)
         mean = hidden.mean(0)
         rows = model.lm_head.weight
@@ -88,7 +90,8 @@ def _set_end_token(model: Any) -> int:
     return token
 
 
-def _save_tokenizer(directory: Path, eos: int) -> None:
+def save_tokenizer(directory: Path, eos: int) -> None:
+    """Save a tokenizer of single characters whose end of text is the token `eos`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

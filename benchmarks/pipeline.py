@@ -7,7 +7,6 @@ learn and the whole step over bare, and the share of everything else.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any
 
 from benchmarks.child import Child
 from benchmarks.models import make_random_model, write_prompts
+from benchmarks.results import BenchResult, Median
 from configs.schema import RunConfig
 from data.prompts import PromptOrder
-from orchestration.cli.result import result_line
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import preflight
 from orchestration.registries import load_run_config
@@ -63,8 +62,8 @@ class BareProcess(Child):
         self.ask(order | {"max_model_len": config.max_model_len}, BARE_START_SECONDS)
 
 
-def run_pipeline(repeats: int, seed: int, keep: Path | None) -> str:
-    """Measure and return the RESULT line. `keep` holds the run directory afterwards; None deletes it."""
+def run_pipeline(repeats: int, seed: int, keep: Path | None) -> BenchResult:
+    """Measure. `keep` holds the run directory afterwards; None deletes it."""
     with tempfile.TemporaryDirectory(prefix="quorum-bench-") as scratch:
         root = keep or Path(scratch)
         model = make_random_model(root / "model")
@@ -74,7 +73,7 @@ def run_pipeline(repeats: int, seed: int, keep: Path | None) -> str:
         )
         config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
         pairs = _measure(config, model, repeats)
-    return result_line("pipeline", _figures(pairs), seed=seed, repeats=repeats)
+    return BenchResult("pipeline", _figures(pairs), seed=seed, repeats=repeats)
 
 
 def _measure(config: RunConfig, model: Path, repeats: int) -> list[Pair]:
@@ -135,17 +134,14 @@ def _pair(config: RunConfig, loop: TrainingLoop, bare: BareProcess, order: Promp
 
 
 def _figures(pairs: list[Pair]) -> dict[str, object]:
-    def median(values: list[float]) -> float:
-        return statistics.median(values)
-
     return {
-        "step_over_bare": median([p.step / (p.bare_rollout + p.bare_learn) for p in pairs]),
-        "rollout_over_bare": median([p.rollout / p.bare_rollout for p in pairs]),
-        "learn_over_bare": median([p.learn / p.bare_learn for p in pairs]),
-        "rest_share": median([(p.step - p.rollout - p.learn) / p.step for p in pairs]),
-        "step_seconds": median([p.step for p in pairs]),
-        "bare_seconds": median([p.bare_rollout + p.bare_learn for p in pairs]),
-        "completion_tokens_mean": median([p.tokens / (PROMPTS * K) for p in pairs]),
+        "step_over_bare": Median([p.step / (p.bare_rollout + p.bare_learn) for p in pairs]),
+        "rollout_over_bare": Median([p.rollout / p.bare_rollout for p in pairs]),
+        "learn_over_bare": Median([p.learn / p.bare_learn for p in pairs]),
+        "rest_share": Median([(p.step - p.rollout - p.learn) / p.step for p in pairs]),
+        "step_seconds": Median([p.step for p in pairs]),
+        "bare_seconds": Median([p.bare_rollout + p.bare_learn for p in pairs]),
+        "completion_tokens_mean": Median([p.tokens / (PROMPTS * K) for p in pairs]),
         "tokens_equal": all(p.tokens == p.bare_tokens for p in pairs),
     }
 

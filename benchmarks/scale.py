@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 
+from benchmarks.results import BenchResult, Median
 from benchmarks.simulated_samplers import (
     hosted_pool,
     local_ray,
@@ -24,7 +25,6 @@ from benchmarks.simulated_samplers import (
     rollout_section,
     sampler_settings,
 )
-from orchestration.cli.result import result_line
 from rollout.pool import SamplerPool
 
 SIZES = (1, 4, 16, 64, 256, 1024)
@@ -59,21 +59,21 @@ class Window:
         return 1e3 * self.cpu_seconds / max(1, self.num_groups)
 
 
-def run_scale(repeats: int, seed: int, sizes: Sequence[int] = SIZES) -> str:
-    """Measure and return the RESULT line."""
+def run_scale(repeats: int, seed: int, sizes: Sequence[int] = SIZES) -> BenchResult:
+    """Measure."""
     windows: dict[int, list[Window]] = {}
     with local_ray():
         for num_samplers in sizes:
             with _pool(num_samplers) as pool:
                 windows[num_samplers] = _measure(pool, num_samplers, repeats, seed)
             print(_line(num_samplers, windows[num_samplers]), flush=True)
-    return result_line("scale", figures(windows), seed=seed, repeats=repeats)
+    return BenchResult("scale", figures(windows), seed=seed, repeats=repeats)
 
 
 def figures(windows: dict[int, list[Window]]) -> dict[str, object]:
     """Medians over windows, by number of samplers."""
-    rates = {n: statistics.median(w.groups_per_second for w in found) for n, found in windows.items()}
-    costs = {n: statistics.median(w.milliseconds_per_group for w in found) for n, found in windows.items()}
+    rates = {n: Median(w.groups_per_second for w in found) for n, found in windows.items()}
+    costs = {n: Median(w.milliseconds_per_group for w in found) for n, found in windows.items()}
     values: dict[str, object] = {}
     for n in windows:
         values[f"groups_per_second_{n}"] = rates[n]

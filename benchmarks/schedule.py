@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.models import make_random_model, write_prompts
+from benchmarks.results import BenchResult
 from benchmarks.simulated_learner import SimulatedLearner
 from benchmarks.simulated_run import simulated_run
-from orchestration.cli.result import result_line
 from orchestration.preflight import preflight
 from orchestration.registries import load_run_config
 from orchestration.run_dir import RunDir
@@ -52,8 +52,8 @@ class Times:
 CASES = {"rollout_bound": Times(2.0, 1.6), "learner_bound": Times(1.6, 2.0)}
 
 
-def run_schedule(repeats: int, seed: int, keep: Path | None) -> str:
-    """Measure and return the RESULT line.
+def run_schedule(repeats: int, seed: int, keep: Path | None) -> BenchResult:
+    """Measure.
 
     Args:
         repeats: measured steps of each kind.
@@ -74,7 +74,7 @@ def run_schedule(repeats: int, seed: int, keep: Path | None) -> str:
         figures["strict_over_sum"] = max(float(str(figures[f"{name}_strict_over_sum"])) for name in CASES)
         for name, words in {"strict": (), "overlapped": OVERLAP}.items():
             figures[f"cpu_{name}_step_seconds"] = _real_step(root / f"cpu-{name}", model, prompts, *words)
-    return result_line("pipeline-schedule", figures, seed=seed, repeats=repeats)
+    return BenchResult("pipeline-schedule", figures, seed=seed, repeats=repeats)
 
 
 def case_figures(name: str, times: Times, strict: list[float], ahead: list[float]) -> dict[str, object]:

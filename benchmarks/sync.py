@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import make_untrained_model
+from benchmarks.results import BenchResult, Median
 from benchmarks.sync_links import (
     SECONDS,
     SETTLE_SECONDS,
@@ -31,7 +32,6 @@ from benchmarks.sync_links import (
     random_snapshot,
 )
 from configs.schema import SyncSection
-from orchestration.cli.result import result_line
 from quorum.wire import bucket_bytes
 
 MB = 1_000_000
@@ -78,9 +78,9 @@ class EngineRound:
         return self.stall - self.wire - self.load
 
 
-def run_sync(repeats: int, seed: int) -> str:
-    """Measure and return the RESULT line. The stall of the headline is that with a kept KV cache: one computed again is
-    work of the engine, and listed beside it."""
+def run_sync(repeats: int, seed: int) -> BenchResult:
+    """Measure. The stall of the headline is that with a kept KV cache: one computed again is work of the engine, and
+    listed beside it."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     bucket_mib = SyncSection().bucket_mib
     is_full = repeats >= FULL_REPEATS
@@ -96,7 +96,7 @@ def run_sync(repeats: int, seed: int) -> str:
         "wire_share_of_broadcast": values["wire_share_200mb_2"],
         "stall_over_transfer_seconds": values.get("stall_excess_seconds_200mb_1"),
     }
-    return result_line("sync", headline | values, seed=seed, repeats=repeats)
+    return BenchResult("sync", headline | values, seed=seed, repeats=repeats)
 
 
 def measure_bare(sizes: Sequence[int], bucket_mib: int, repeats: int, seed: int) -> dict[str, object]:
@@ -233,7 +233,7 @@ def _engine_round(link: Link, snapshot: Any, *, running: bool = False, kv_cache:
 def bare_figures(name: str, num_bytes: int, rounds: Sequence[BareRound]) -> dict[str, object]:
     """Medians; the share of the broadcast's speed is that of the paired ratios."""
     return {
-        f"wire_share_{name}": statistics.median(one.broadcast / one.wire for one in rounds),
+        f"wire_share_{name}": Median(one.broadcast / one.wire for one in rounds),
         f"wire_gbps_{name}": _gbps(num_bytes, [one.wire for one in rounds]),
         f"broadcast_gbps_{name}": _gbps(num_bytes, [one.broadcast for one in rounds]),
         f"copy_gbps_{name}": _gbps(num_bytes, [one.copy for one in rounds]),
@@ -244,9 +244,9 @@ def engine_figures(name: str, num_bytes: int, rounds: Sequence[EngineRound]) -> 
     """Medians of idle engines."""
     return {
         f"engine_wire_gbps_{name}": _gbps(num_bytes, [one.wire for one in rounds]),
-        f"engine_wire_seconds_{name}": statistics.median(one.wire for one in rounds),
-        f"engine_load_seconds_{name}": statistics.median(one.load for one in rounds),
-        f"engine_update_seconds_{name}": statistics.median(one.total for one in rounds),
+        f"engine_wire_seconds_{name}": Median(one.wire for one in rounds),
+        f"engine_load_seconds_{name}": Median(one.load for one in rounds),
+        f"engine_update_seconds_{name}": Median(one.total for one in rounds),
     }
 
 
@@ -254,8 +254,8 @@ def stall_figures(name: str, kv_cache: str, rounds: Sequence[EngineRound]) -> di
     """Medians under running completions. With recomputed caches the stall holds their prompts' and tokens' prefill."""
     mark = "" if kv_cache == "keep" else "recompute_"
     return {
-        f"stall_{mark}seconds_{name}": statistics.median(one.stall or 0.0 for one in rounds),
-        f"stall_{mark}excess_seconds_{name}": statistics.median(one.excess for one in rounds),
+        f"stall_{mark}seconds_{name}": Median(one.stall or 0.0 for one in rounds),
+        f"stall_{mark}excess_seconds_{name}": Median(one.excess for one in rounds),
     }
 
 
@@ -286,4 +286,4 @@ def stall_line(size: int, kv_cache: str, rounds: Sequence[EngineRound]) -> str:
 
 
 def _gbps(num_bytes: int, seconds: Sequence[float]) -> float:
-    return num_bytes / statistics.median(seconds) / 1e9
+    return Median(num_bytes / one / 1e9 for one in seconds)

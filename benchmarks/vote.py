@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.results import BenchResult, Median
 from benchmarks.vote_groups import HangingMathVerify, make_groups, with_hanging
 from configs.schema import Plugin, VotingSection
-from orchestration.cli.result import result_line
 from quorum.registry import Entry
 from quorum.types import RolloutGroup, Tally
 from voting.background import each
@@ -42,8 +42,8 @@ class Rates:
     warm: float
 
 
-def run_vote(repeats: int, seed: int, *, with_demo: bool = True) -> str:
-    """Measure and return the RESULT line."""
+def run_vote(repeats: int, seed: int, *, with_demo: bool = True) -> BenchResult:
+    """Measure."""
     integers = make_groups(PROMPTS, K, seed, mathematical=False)
     answers = make_groups(PROMPTS, K, seed, mathematical=True)
     figures: dict[str, list[float]] = {}
@@ -66,12 +66,12 @@ def run_vote(repeats: int, seed: int, *, with_demo: bool = True) -> str:
         note("replace_milliseconds", hanging[1])
         note("replace_milliseconds_max", hanging[2])
         print(f"repeat {repeat + 1}: " + ", ".join(f"{name} {values[-1]:,.4g}" for name, values in figures.items()))
-    medians: dict[str, object] = {name: statistics.median(values) for name, values in figures.items()}
+    medians: dict[str, object] = {name: Median(values) for name, values in figures.items()}
     medians["math_verify_over_loop"] = medians["math_verify_over_loop_1"]
     medians["exact_per_second"] = medians["exact_per_second_cold_1"]
     if with_demo:
         medians["share_of_step"] = _share_of_step(seed)
-    return result_line("vote", medians, seed=seed, repeats=repeats)
+    return BenchResult("vote", medians, seed=seed, repeats=repeats)
 
 
 def _section(equivalence: str, workers: int) -> VotingSection:

@@ -6,6 +6,8 @@ needs one call of the kernel per distinct length. On CUDA in half precision one 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +20,8 @@ try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch before 2.10
     varlen_attn = None
+
+_VARLEN_OPTIONS = frozenset({"scale", "window_size", "enable_gqa"})
 
 NAME = "quorum_packed"
 """Of the attention function among those of transformers."""
@@ -107,7 +111,13 @@ def packed_attention(
 
 def _takes_variable_lengths(query: Tensor, softcap: float | None) -> bool:
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    return varlen_attn is not None and query.is_cuda and is_half and softcap is None and query.shape[-1] <= 256
+    return query.is_cuda and is_half and softcap is None and query.shape[-1] <= 256 and has_options(varlen_attn)
+
+
+@functools.cache
+def has_options(kernel: Any) -> bool:
+    """Whether a variable-length kernel takes what is asked of it here: that of torch 2.10 knows none of it."""
+    return kernel is not None and set(inspect.signature(kernel).parameters) >= _VARLEN_OPTIONS
 
 
 def _equal_lengths(

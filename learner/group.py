@@ -46,6 +46,8 @@ class LearnerGroup(RankCalls):
         self.config = config
         self.device = device
         self._version = 0
+        self.start_seconds: dict[str, float] = {}
+        """Of the slowest rank, by what it did while it started."""
 
     @classmethod
     def start(
@@ -96,7 +98,8 @@ class LearnerGroup(RankCalls):
         import ray
 
         seconds = self.config.deadlines.start_seconds
-        deadline = time.monotonic() + seconds
+        began = time.monotonic()
+        deadline = began + seconds
         refs = [actor.describe.remote() for actor in self.actors]
         _, pending = ray.wait(refs, num_returns=len(refs), timeout=seconds)
         if pending:
@@ -108,8 +111,11 @@ class LearnerGroup(RankCalls):
             )
         self.processes = self._collect(refs, "placement", seconds)
         remaining = max(1.0, deadline - time.monotonic())
+        placed = time.monotonic() - began
         host, port = self._one(0, "open_rendezvous", timeout=remaining)
-        self._all("start", host, port, phase="start", timeout=max(1.0, deadline - time.monotonic()))
+        took = self._all("start", host, port, phase="start", timeout=max(1.0, deadline - time.monotonic()))
+        slowest = max(took, key=lambda phases: sum(phases.values()))
+        self.start_seconds = {"process": placed, **slowest}
 
     def describe(self) -> list[tuple[str, int]]:
         """Name and process id of every rank."""

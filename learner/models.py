@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from learner.critic import ValueModel
 from learner.forward import Forward
 from learner.lora import WithoutAdapters, add_adapters
 from learner.orders import needs_reference
-from learner.policy import Policy, load_policy_model
+from learner.policy import MAX_GPU_LOGITS, MAX_LOGITS, Policy, load_policy_model
 from learner.registry import ALGORITHMS
 from learner.relayout import load_any_layout
 from learner.zero import FrozenModule, ZeroEngine, autocast_dtype, weights_dtype
@@ -108,6 +108,7 @@ class _Loader:
             temperature=self.config.rollout.temperature,
             autocast=autocast_dtype(self.section),
             use_reentrant=self.section.zero_stage == 3,
+            max_logits=MAX_GPU_LOGITS if self.device == "cuda" else MAX_LOGITS,
         )
 
     def model_at(self, path: str | None) -> ModelSection:
@@ -116,13 +117,16 @@ class _Loader:
         return own if path is None else ModelSection(path=path, trust_remote_code=own.trust_remote_code)
 
 
-def build_models(config: RunConfig, device: str, *, keeps_average: bool) -> LearnerModels:
+def build_models(
+    config: RunConfig, device: str, *, keeps_average: bool, report: Callable[[str], None] = lambda phase: None
+) -> LearnerModels:
     """Load all models of a rank and put them under ZeRO. A collective.
 
     Args:
         config: the run's configuration.
         device: "cpu" or "cuda".
         keeps_average: whether a moving average is wanted although the KL does not need it.
+        report: is told what is made next: the policy is what came before.
 
     Raises:
         DataError: a model cannot be loaded.
@@ -140,6 +144,7 @@ def build_models(config: RunConfig, device: str, *, keeps_average: bool) -> Lear
         average = AverageModule(shadow, policy, engine, section, device)
         reference = Forward(average, shadow, on) if is_average else None
     if needs_reference(section.kl) and reference is None:
+        report("reference")
         is_base = section.kl.reference == "base"
         if is_base and section.lora.rank:
             reference = Forward(WithoutAdapters(engine, policy.model), policy, on)
@@ -147,6 +152,7 @@ def build_models(config: RunConfig, device: str, *, keeps_average: bool) -> Lear
             frozen = load.policy(load.model_at(None if is_base else section.kl.reference))
             reference = Forward(FrozenModule(frozen, section, device), frozen, on)
     if ALGORITHMS[section.algorithm.name].target.needs_critic:
+        report("critic")
         body = load.policy(load.model_at(section.critic.model), is_trained=True)
         critic_engine = ZeroEngine(ValueModel(body), section, device)
         critic = Forward(critic_engine, body, on)

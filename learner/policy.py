@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 MAX_LOGITS = 1 << 25
 """Logits held at once (128 MiB in float32); more are computed in chunks and again in the backward pass."""
+MAX_GPU_LOGITS = 1 << 28
+"""The same on a GPU (1 GiB in float32): each chunk reads the output layer's weights and adds to all of their gradient,
+which of a large vocabulary costs more than a short chunk's products."""
 
 
 class Policy(nn.Module):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.schema import RunConfig
 from learner.batch import micro_batch_tokens
+from learner.phase_times import PhaseTimes
 from learner.transfer_lane import TransferLane
 from quorum.types import GroupScores, ScoredGroup
 
@@ -96,13 +97,17 @@ class Rank(TransferLane):
         self._store = store_over(listener, host, self.settings.world_size, timeout)
         return host, port
 
-    def start(self, host: str, port: int) -> None:
+    def start(self, host: str, port: int) -> dict[str, float]:
         """Meet the other ranks, load the model and put it under ZeRO. A collective.
+
+        Returns:
+            Seconds by what was done, in order.
 
         Raises:
             DataError: the model cannot be loaded.
         """
-        self._report("importing")
+        report = PhaseTimes(self._report)
+        report("importing")
         import torch
         import torch.distributed as dist
 
@@ -114,26 +119,29 @@ class Rank(TransferLane):
         torch.manual_seed(settings.config.run.seed)
         if settings.device == "cuda":
             torch.cuda.set_device(0)
-        self._report("rendezvous")
+        report("rendezvous")
         if settings.rank > 0:
             timeout = timedelta(seconds=deadlines.start_seconds)
             self._store = dist.TCPStore(host, port, settings.world_size, is_master=False, timeout=timeout)
         collective = timedelta(seconds=max(deadlines.learn_seconds, deadlines.start_seconds))
         start_process_group(self._store, settings.rank, settings.world_size, settings.device, collective)
         set_up(settings.config.learner.sequence_parallel_size, collective)
-        self._report("loading")
-        self._build()
+        report("loading")
+        self._build(report)
         self._open_lane()
-        self._report("ready")
+        report("ready")
+        return report.seconds()
 
-    def _build(self) -> None:
+    def _build(self, report: PhaseTimes) -> None:
         from configs.load import import_plugins
         from learner.models import build_models
         from learner.update import Updater
 
         config = self.settings.config
         import_plugins(config.run.plugins)
-        self._models = build_models(config, self.settings.device, keeps_average=self.settings.keeps_average)
+        self._models = build_models(
+            config, self.settings.device, keeps_average=self.settings.keeps_average, report=report
+        )
         self._model, self._engine = self._models.model, self._models.engine
         self._updater = Updater(
             self._models,
@@ -173,7 +181,15 @@ class Rank(TransferLane):
             if sums.num_updates:
                 self._models.follow()
         self._num_updates += sums.num_updates
+        self._yield_device()
         return sums
+
+    def _yield_device(self) -> None:
+        """Give memory that torch only caches back to a GPU that a sampler, which sleeps now, shares."""
+        if self.settings.device == "cuda" and self.settings.config.cluster.colocate:
+            import torch
+
+            torch.cuda.empty_cache()
 
     def _learning_rates(self, updates_of_this_step: int) -> tuple[float, float]:
         """Of policy and critic."""

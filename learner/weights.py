@@ -154,10 +154,11 @@ def take_snapshot(
         merges=plan_merges(published, dtype) if only_adapters else (),
     )
     snapshot = Snapshot(manifest=manifest, num_owners=engine.world_size, owned={})
+    is_pinned = engine.device.type == "cuda"  # pages that the driver has to copy first are several times slower
     for index, bucket in enumerate(manifest.buckets):
         is_owner = snapshot.owner_of(index) == rank
         if is_owner:
-            snapshot.owned[index] = torch.empty(bucket_bytes(bucket), dtype=torch.uint8)
+            snapshot.owned[index] = torch.empty(bucket_bytes(bucket), dtype=torch.uint8, pin_memory=is_pinned)
         for part in _gather_together(bucket, weights, max_bytes):
             with engine.gathered([source for meta, _ in part for source in weights[meta.name].sources]):
                 for meta, place in part if is_owner else ():

@@ -268,7 +268,7 @@ class ZeroEngine:
                 step = torch.as_tensor(state["step"], dtype=torch.float32)
                 self._write(parameter, state)
         for held in states:
-            held["step"] = step.clone()
+            held["step"] = step.to(held[MOMENTS[0]].device, copy=True)  # where the fused kernel reads it
 
     def _make_states(self) -> list[dict[str, Any]]:
         """Adam's state of this rank, which DeepSpeed leaves to the first update, for `_write` to fill."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from orchestration.run_mode import order_of, sync_of, with_stored_groups
 from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
+from orchestration.start_times import StartTimes
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.metrics import MetricsWriter
@@ -52,6 +53,8 @@ class Attempts:
     scaling: Scaling | None
     """None without samplers."""
     num_restarts: int = 0
+    times: StartTimes = field(default_factory=StartTimes.over)
+    """Of the start, until the first update."""
 
     @contextmanager
     def open(self) -> Iterator[TrainingLoop]:
@@ -107,6 +110,7 @@ class Attempts:
             teacher=teacher,
             teacher_sync=teacher_sync,
             scaling=self.scaling,
+            times=self.times,
             recovered=with_stored_groups(self.checked.source, recovered, state.branch),
         )
 

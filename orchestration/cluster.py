@@ -143,12 +143,6 @@ class Cluster:
                 used[node_id] += 1
         return used
 
-    def is_placed(self, group: Any) -> bool:
-        """Whether a group has its place now; False again when its node left. Does not wait."""
-        import ray
-
-        return bool(ray.util.placement_group_table(group).get("state") == "CREATED")
-
     def await_placed(self, group: Any, seconds: float | None = None) -> None:
         """Wait until a reserved group has its place. One that gets none is released.
 

@@ -69,7 +69,7 @@ def connected(run: Path) -> Iterator[RunControl]:
     if info.state != "running" or not is_driven(run):
         raise ConfigError(f"run {run} cannot be changed: {_how_it_stands(run)}")
     _reach(run, info)
-    _use_token()
+    use_token()
     import ray
 
     try:
@@ -119,7 +119,7 @@ def _reach(run: Path, info: RunInfo) -> None:
         ) from exc
 
 
-def _use_token() -> None:
+def use_token() -> None:
     """Ray asks for its token by default, but a client sends it only when told to."""
     paths = [os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token"]
     if os.environ.get("RAY_AUTH_TOKEN") or any(path and Path(path).is_file() for path in paths):

@@ -30,6 +30,7 @@ from orchestration.run_dir import RunDir
 from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
+from orchestration.start_times import EVALUATION, FILES, GROUPS, WEIGHTS, StartTimes
 from orchestration.step_load import StepLoad
 from orchestration.step_metrics import (
     PhaseClock,
@@ -78,6 +79,8 @@ class TrainingLoop:
     """Brings the policy's average to a teacher that follows it; None for other teachers."""
     scaling: Scaling | None = None
     """None in a run without samplers."""
+    times: StartTimes = field(default_factory=StartTimes.over)
+    """Of the start, until the first update."""
     recovered: MutableMapping[GroupKey, RecoveredGroup] = field(default_factory=dict)
     """Groups an earlier incarnation finished; all of them, in a run without samplers."""
 
@@ -116,6 +119,7 @@ class TrainingLoop:
             self.signals.check()
             self.publish_start()
             self._evaluate(self.state.step)
+            self.times.mark(EVALUATION)
             if self.state.step and self._evaluated:  # one that was saved on a signal, before its evaluation
                 self._begin_save()
             while self.state.step < self.config.run.num_steps:
@@ -143,8 +147,10 @@ class TrainingLoop:
     def publish_start(self) -> None:
         """Give every sampler the weights to start from."""
         self.display.phase("sync", "first weights to all samplers")
+        self.times.mark(FILES)
         for sync in self.syncs:
             sync.publish(self.state.version)
+        self.times.mark(WEIGHTS)
 
     def _beside(self) -> None:
         """What goes on whenever the driver waits: newcomers among the samplers get the current weights."""
@@ -158,9 +164,12 @@ class TrainingLoop:
         step = self.state.step
         clock = PhaseClock()
         vote = self._draw(step, clock)
+        self.times.mark(GROUPS)
         self.is_whole = False
         with clock.phase("learn"):
             stats = self._learn(step, vote)
+        if stats.num_updates:
+            self.times.end(self.run_dir.path, self.display.event)
         with clock.phase("sync"):
             synced = self._sync_all() if stats.num_updates else None
         self._end_step(step, vote, stats)

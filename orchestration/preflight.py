@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from configs.schema import DataSource, ModelSection, RunConfig
+from configs.secrets import refuse_secrets
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
 from data.prompts import PromptSet, load_prompts
 from data.references import Dispenser
@@ -65,6 +66,7 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
 
     if new_run:
         attempt(lambda: _check_run_dir(config))
+    attempt(lambda: refuse_secrets(config.model_dump(mode="json")))
     attempt(lambda: _check_port(config))
     attempt(lambda: _check_voting(config))
     teacher = attempt(lambda: _teacher(config)) if with_learner else None
@@ -105,6 +107,11 @@ def _combined(problems: list[QuorumError]) -> QuorumError:
 
 
 def _check_run_dir(config: RunConfig) -> None:
+    if "://" in config.run.dir:
+        raise ConfigError(
+            f"run.dir is {config.run.dir}: a run needs locks and renames, which object stores lack; give a path, on a "
+            "cluster one that is mounted on all nodes"
+        )
     path = config.run_path.absolute()
     if path.exists():
         raise ConfigError(

@@ -14,6 +14,7 @@ from orchestration.plan import ResourcePlan
 from orchestration.preflight import Preflight
 from orchestration.rollout_phase import RecoveredGroup
 from orchestration.stack import Stack
+from orchestration.start_times import StartTimes
 from orchestration.stored_groups import GroupSource, StoredGroupReader, StoredGroups
 from orchestration.weight_sync import NoTransfer, WeightSync
 from quorum.types import GroupKey
@@ -21,7 +22,13 @@ from rollout.settings import NO_VERSION
 
 
 def start_stack(
-    config: RunConfig, plan: ResourcePlan, namespace: str, *, teacher: Teacher | None, checkpoint: Path | None
+    config: RunConfig,
+    plan: ResourcePlan,
+    namespace: str,
+    *,
+    teacher: Teacher | None,
+    checkpoint: Path | None,
+    times: StartTimes,
 ) -> Stack:
     """Start the actors that the plan has; where nobody learns, samplers hold the base model as version 0."""
     has_learner = plan.num_ranks > 0
@@ -33,6 +40,7 @@ def start_stack(
         initial_version=NO_VERSION if has_learner else 0,
         teacher=teacher,
         checkpoint=checkpoint if has_learner else None,
+        times=times,
     )
 
 

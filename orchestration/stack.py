@@ -1,9 +1,11 @@
-"""The actors of a run: started side by side under one deadline, stopped together, every process id known."""
+"""The actors of a run: started side by side under one deadline (a rank after the sampler that it shares a GPU with),
+stopped together, every process id known."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +13,12 @@ from typing import Any
 
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
-from orchestration.cluster import Cluster
+from orchestration.cluster import Cluster, nodes_of_cluster
 from orchestration.fleet import sampler_fleet, teacher_fleet
 from orchestration.labels import Teacher
 from orchestration.plan import ResourcePlan
+from orchestration.probe import check_nodes
+from orchestration.start_times import ACTORS, NODES, RAY, StartTimes
 from quorum.errors import ResourceError
 from quorum.types import Role
 from rollout.pool import SamplerPool
@@ -37,8 +41,6 @@ class Stack:
     voting: VotingService
     learner: LearnerGroup | None
     teachers: SamplerPool | None
-    start_seconds: dict[str, float]
-    """Start-up time by part."""
     rank_options: list[dict[str, Any]] = field(default_factory=list)
     """Where each learner rank is placed."""
     keeps_average: bool = False
@@ -55,8 +57,9 @@ class Stack:
         initial_version: int = NO_VERSION,
         teacher: Teacher | None = None,
         checkpoint: Path | None = None,
+        times: StartTimes | None = None,
     ) -> Stack:
-        """Start Ray and all actors.
+        """Start Ray, then all actors side by side.
 
         Args:
             config: of the run.
@@ -66,19 +69,23 @@ class Stack:
             initial_version: that the samplers hold.
             teacher: whose samplers the plan has.
             checkpoint: that the ranks load while the samplers start; None for the base model.
+            times: is told how long Ray and each part took.
 
         Raises:
             QuorumError: of the first part that failed, with everything stopped again.
         """
         config = with_absolute_model(config)
-        seconds: dict[str, float] = {}
-        began = time.monotonic()
+        times = times or StartTimes.over()
         cluster = Cluster.start(config, plan, namespace)
-        seconds["ray"] = time.monotonic() - began
+        times.mark(RAY)
         keeps_average = teacher is not None and teacher.is_average
         parts: dict[str, Future[Any]] = {}
         executor = ThreadPoolExecutor(max_workers=4, thread_name_prefix="start")
         try:
+            if not cluster.is_local:
+                check_nodes(config, plan, nodes_of_cluster())
+                times.mark(NODES)
+            began = time.monotonic()
             shared, rank_options = _placements(cluster, plan)
             if plan.num_samplers:
                 parts["samplers"] = executor.submit(_start_samplers, config, plan, cluster, initial_version, shared)
@@ -93,11 +100,12 @@ class Stack:
                 namespace=namespace,
             )
             if with_learner:
-                parts["learner"] = executor.submit(
-                    _start_learner, config, plan.device, rank_options, namespace, keeps_average, checkpoint
-                )
+                # vLLM measures what is free on its GPU while it starts, and must find that nobody else takes or frees.
+                before = parts.get("samplers") if plan.colocate else None
+                learner = (config, plan.device, rank_options, namespace, keeps_average, checkpoint)
+                parts["learner"] = executor.submit(_start_after, before, config.deadlines.start_seconds, *learner)
             for name, future in parts.items():
-                future.add_done_callback(_stopwatch(seconds, name, began))
+                future.add_done_callback(_stopwatch(times.parts, name, began))
             started = _all_or_first_error(parts, config.deadlines.start_seconds)
         except BaseException:
             _abandon(list(parts.values()))
@@ -105,6 +113,8 @@ class Stack:
             raise
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+        times.mark(ACTORS)
+        times.steps |= _steps(started, times.parts)
         return cls(
             config=config,
             plan=plan,
@@ -113,7 +123,6 @@ class Stack:
             voting=started["voting"],
             learner=started.get("learner"),
             teachers=started.get("teachers"),
-            start_seconds=seconds,
             rank_options=rank_options,
             keeps_average=keeps_average,
         )
@@ -197,6 +206,13 @@ def _start_teachers(config: RunConfig, plan: ResourcePlan, cluster: Cluster, tea
     )
 
 
+def _start_after(before: Future[Any] | None, seconds: float, *learner: Any) -> LearnerGroup:
+    """Start the learner once another part, if there is one, has started; raises what that part raised."""
+    if before is not None:
+        before.result(timeout=seconds)
+    return _start_learner(*learner)
+
+
 def _start_learner(
     config: RunConfig,
     device: str,
@@ -239,6 +255,18 @@ def _stopwatch(seconds: dict[str, float], name: str, began: float) -> Any:
         seconds[name] = time.monotonic() - began
 
     return note
+
+
+def _steps(started: dict[str, Any], parts: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """What the slowest actor of each part did."""
+    steps = {}
+    for name, part in started.items():
+        if isinstance(part, SamplerPool):
+            engine = max(s.info.start_seconds for s in part.samplers if s.info is not None)
+            steps[name] = {"process": parts.get(name, engine) - engine, "engine": engine}
+        if isinstance(part, LearnerGroup):
+            steps[name] = part.start_seconds
+    return steps
 
 
 def _all_or_first_error(parts: dict[str, Future[Any]], deadline: float) -> dict[str, Any]:

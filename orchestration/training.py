@@ -21,6 +21,7 @@ from orchestration.run_mode import mode_notes, start_stack
 from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
+from orchestration.start_times import CHECKS, IMPORTS, StartTimes
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.jsonl import current_rows, read_rows
@@ -64,6 +65,7 @@ def train(
     *,
     resume: str | Path | None = None,
     live: bool | None = None,
+    times: StartTimes | None = None,
 ) -> RunResult:
     """Train until `run.num_steps`, or continue a run.
 
@@ -73,6 +75,7 @@ def train(
         resume: a run's directory or name; its configuration is read from there, `overrides` may change
             operational fields (samplers, steps, paths, deadlines), never the history's identity.
         live: show the live display; None decides by the configuration and the terminal.
+        times: of a command, which began before this call.
 
     Raises:
         ConfigError, DataError, ResourceError: before anything starts.
@@ -80,6 +83,8 @@ def train(
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
     began = time.monotonic()
+    times = times or StartTimes()
+    times.mark(IMPORTS)
     with StopSignals() as signals:
         resolved, path = config_of_run(config, overrides, resume)
         checked = preflight(resolved, new_run=path is None)
@@ -89,7 +94,8 @@ def train(
         with run_dir.recording_end(), Display(resolved, run_dir.path, live=live) as display:
             for note in notes + dropped_notes(checked) + mode_notes(resolved, checked):
                 display.event(note)
-            num_steps = _drive(resolved, run_dir, checked, display, signals)
+            times.mark(CHECKS)
+            num_steps = _drive(resolved, run_dir, checked, display, signals, times)
         report = write_report(run_dir.path)
     seconds = time.monotonic() - began
     return RunResult(run_dir.path, num_steps, run_dir.path / "model", report, seconds, resolved.run.seed)
@@ -105,9 +111,11 @@ def dropped_notes(checked: Preflight) -> list[str]:
     ]
 
 
-def _drive(config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals) -> int:
+def _drive(
+    config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals, times: StartTimes
+) -> int:
     """Start everything, make attempts until one gets to the end, and stop. Returns the number of steps done."""
-    with open_attempts(config, run_dir, checked, display, signals) as attempts:
+    with open_attempts(config, run_dir, checked, display, signals, times) as attempts:
         while True:
             try:
                 return _attempt(attempts)
@@ -145,9 +153,15 @@ def _to_the_end(loop: TrainingLoop) -> int:
 
 @contextmanager
 def open_attempts(
-    config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals
+    config: RunConfig,
+    run_dir: RunDir,
+    checked: Preflight,
+    display: Display,
+    signals: StopSignals,
+    times: StartTimes | None = None,
 ) -> Iterator[Attempts]:
-    """Start all actors; stop everything on leaving."""
+    """Start all actors; stop everything on leaving. `times` is told where the seconds went."""
+    times = times or StartTimes()
     plan = checked.plan
     display.phase(
         "start",
@@ -165,10 +179,11 @@ def open_attempts(
             run_dir.info.namespace,
             teacher=teacher,
             checkpoint=checkpoint_to_load(run_dir),
+            times=times,
         )
         cleanup.enter_context(stopping(stack, signals))
         run_dir.set_address(stack.cluster.address)
-        display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(stack.start_seconds.items())))
+        display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(times.parts.items())))
         audit = AuditProcess.start(run_dir.path) if config.report.audit else None
         if audit is not None:
             cleanup.callback(audit.stop, config.deadlines.stop_seconds)
@@ -176,7 +191,7 @@ def open_attempts(
         if scaling is not None:
             scaling.phase = display.describe_phase
             cleanup.callback(scaling.close)
-        yield Attempts(config, run_dir, checked, display, signals, stack, audit, scaling)
+        yield Attempts(config, run_dir, checked, display, signals, stack, audit, scaling, times=times)
 
 
 @contextmanager

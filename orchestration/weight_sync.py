@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import RunConfig
@@ -64,8 +64,6 @@ class SyncStats:
     num_bytes: int
     num_checked_tensors: int
     """Tensors whose checksum was compared, over all samplers."""
-    phase_seconds: Mapping[str, float] = field(default_factory=dict)
-    """Slowest sampler per phase."""
 
 
 class NoTransfer:
@@ -214,7 +212,6 @@ class WeightSync:
             seconds=time.monotonic() - started,
             num_bytes=bucket_bytes(manifest.tensors),
             num_checked_tensors=len(receipts) * len(manifest.tensors) if is_verified else 0,
-            phase_seconds=_slowest(receipts),
         )
 
     def finish_joining(self) -> None:
@@ -348,11 +345,3 @@ class WeightSync:
 
     def _stale(self) -> Sequence[SamplerHandle]:
         return self._pool.roster.in_state(SamplerState.STALE)
-
-
-def _slowest(receipts: Sequence[WeightReceipt]) -> dict[str, float]:
-    phases: dict[str, float] = {}
-    for receipt in receipts:
-        for phase, seconds in receipt.seconds.items():
-            phases[phase] = max(phases.get(phase, 0.0), seconds)
-    return phases

@@ -218,7 +218,6 @@ class Sampler:
             version=self._version,
             tokens_generated=probe.tokens_generated,
             num_running=probe.num_running,
-            is_updating=self._is_updating,
         )
 
     async def stop(self) -> None:

@@ -71,8 +71,6 @@ class SamplerProbe:
     version: int
     tokens_generated: int
     num_running: int
-    is_updating: bool = False
-    """Whether a weight update is under way: no token comes meanwhile, and its own deadlines watch it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

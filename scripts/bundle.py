@@ -1,8 +1,8 @@
-"""Pack Quorum and its pinned GPU stack for a machine without network: `make bundle` fills `bundle/`.
+"""Pack Quorum and a pinned GPU stack for a machine without network: `make bundle ARGS="--set NAME"`.
 
-The target has torch 2.11.0 + CUDA 13 on Python 3.12 and what `requirements/bundle-present.txt` names. What
-`requirements/bundle.lock` pins beyond that travels, less what `requirements/bundle-left-out.txt` explains, unpacked
-into one folder, packed with xz and cut into parts of at most 55 MiB; `install.sh` joins, verifies and unpacks them.
+`scripts/bundle_sets.py` names the sets: what the lock pins beyond what the target has, less what is left out for a
+reason, unpacked into one folder, packed with xz and cut into parts of at most 55 MiB; `install.sh` joins, verifies and
+unpacks them. `--list` says what would travel, `--verify` checks lock, wheels and parts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a file
+
+from scripts.bundle_sets import DEFAULT_SET, SETS, carried_pins, normal, sdists  # noqa: E402
+from scripts.bundle_verify import Finding, verify  # noqa: E402
+
 PART_BYTES = 55 << 20
 PIP_SECONDS = 1800
 PACK_SECONDS = 5400
@@ -31,69 +36,60 @@ PLATFORMS = (
     "manylinux1_x86_64",
     "linux_x86_64",
 )
-LEFT_OUT_FILES = (
-    "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so",  # Hopper uses _vllm_fa3_C; the import of this one is in a try
-    "vllm/vllm-rs",
-    "*/vllm-rs",
-    "ray/dashboard/client/*",
-    "ray/jars/*",
-    "*/__pycache__/*",
-)
-"""Files of carried wheels that Hopper does not need, as shell patterns below the folder."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "bundle", help="folder for the parts (default: bundle/)")
-    parser.add_argument("--list", action="store_true", help="say what would travel, and stop")
+    parser.add_argument("--set", choices=SETS, default=DEFAULT_SET, help=f"which packages (default: {DEFAULT_SET})")
+    parser.add_argument("--out", type=Path, help="folder for the parts (default: bundle/SET)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="say what would travel, and stop")
+    what.add_argument("--verify", action="store_true", help="check lock, wheels and parts, as far as they are here")
     options = parser.parse_args()
-    pins = carried_pins()
+    chosen, out = SETS[options.set], options.out or ROOT / "bundle" / options.set
     if options.list:
-        print("\n".join(pins))
-        return
-    work = options.out / "work"
+        print("\n".join(carried_pins(chosen)))
+    elif options.verify:
+        sys.exit(report(verify(chosen, out, PART_BYTES)))
+    else:
+        build(options.set, out)
+
+
+def report(findings: Sequence[Finding]) -> int:
+    """Print findings; 0, or 5 when a check failed. What could not be checked is said and fails nothing."""
+    for finding in findings:
+        print(f"{'not checked' if finding.ok is None else 'ok' if finding.ok else 'FAILED':11}  {finding.text}")
+    return 5 if any(finding.ok is False for finding in findings) else 0
+
+
+def build(name: str, out: Path) -> None:
+    """Download, unpack, pack and cut a set into `out`."""
+    chosen = SETS[name]
+    pins = carried_pins(chosen)
+    work = out / "work"
     wheels = work / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
     download(pins, wheels)
     build_project(wheels)
     site = work / "site"
-    unpack(wheels, site)
-    parts = pack(site, options.out)
+    unpack(wheels, site, chosen.left_out_files)
+    parts = pack(site, out)
     shutil.rmtree(site)
-    shutil.copy(ROOT / "scripts" / "bundle_install.sh", options.out / "install.sh")
+    shutil.copy(ROOT / "scripts" / "bundle_install.sh", out / "install.sh")
+    (out / "quorum-gpu.target").write_text(f"{chosen.torch} {'carried' if chosen.carries_torch else 'present'}\n")
     total = sum(part.stat().st_size for part in parts)
-    print(f"bundle: {len(pins) + 1} packages, {len(parts)} parts, {mib(total)} in {options.out}")
+    print(f"bundle: {name}: {len(pins) + 1} packages, {len(parts)} parts, {mib(total)} in {out}")
     for part in parts:
         print(f"  {part.name}  {mib(part.stat().st_size)}")
-    print(f"  carry {options.out.name}/quorum-gpu.* and install.sh, then: bash install.sh")
-
-
-def carried_pins() -> list[str]:
-    """The lock's pins without what the target has and what is left out, in the lock's order."""
-    absent = names(ROOT / "requirements" / "bundle-present.txt") | names(ROOT / "requirements" / "bundle-left-out.txt")
-    pins = [line for line in lines(ROOT / "requirements" / "bundle.lock") if "==" in line]
-    return [pin for pin in pins if normal(pin.partition("==")[0]) not in absent]
-
-
-def lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-
-
-def names(path: Path) -> set[str]:
-    return {normal(line) for line in lines(path)}
-
-
-def normal(name: str) -> str:
-    """A distribution's name as indexes compare it."""
-    return name.strip().lower().replace("_", "-").replace(".", "-")
+    print(f"  carry {out.name}/quorum-gpu.* and install.sh, then: bash install.sh")
 
 
 def download(pins: Iterable[str], wheels: Path) -> None:
     """Fetch a wheel for Python 3.12 on Linux per pin; build the pure sdists. What is there already is kept."""
-    sdists = names(ROOT / "requirements" / "sdists.txt")
+    sources = sdists()
     have = {tuple(path.name.split("-")[:2]) for path in wheels.glob("*.whl")}
     wanted = [pin for pin in pins if file_key(pin) not in have]
-    binary = [pin for pin in wanted if normal(pin.partition("==")[0]) not in sdists]
+    binary = [pin for pin in wanted if normal(pin.partition("==")[0]) not in sources]
     tags = [word for platform in PLATFORMS for word in ("--platform", platform)]
     if binary:
         print(f"bundle: downloading {len(binary)} wheels", flush=True)
@@ -128,14 +124,14 @@ def pip(*arguments: str) -> None:
         raise SystemExit(f"bundle: pip {arguments[0]} failed (above)")
 
 
-def unpack(wheels: Path, site: Path) -> None:
-    """Unpack every wheel as an installer would, scripts left out."""
+def unpack(wheels: Path, site: Path, left_out: Sequence[str] = ()) -> None:
+    """Unpack every wheel as an installer would, without scripts and the files that match `left_out`."""
     shutil.rmtree(site, ignore_errors=True)
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             for entry in archive.infolist():
                 target = place(entry.filename)
-                if target is None or entry.is_dir() or any(fnmatch.fnmatch(target, name) for name in LEFT_OUT_FILES):
+                if target is None or entry.is_dir() or any(fnmatch.fnmatch(target, name) for name in left_out):
                     continue
                 path = site / target
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,19 +158,8 @@ def pack(site: Path, out: Path, part_bytes: int = PART_BYTES) -> list[Path]:
     print(f"bundle: packing {mib(folder_bytes(site))} (xz, minutes)", flush=True)
     archive = out / "work" / "quorum-gpu.tar.xz"
     archive.parent.mkdir(parents=True, exist_ok=True)
-    tar = [
-        "tar",
-        "--sort=name",
-        "--mtime=@0",
-        "--owner=0",
-        "--group=0",
-        "--numeric-owner",
-        "-C",
-        str(site),
-        "-cf",
-        "-",
-        ".",
-    ]
+    tar = ["tar", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-C", str(site)]
+    tar += ["-cf", "-", "."]
     with archive.open("wb") as sink, subprocess.Popen(tar, stdout=subprocess.PIPE) as producer:
         subprocess.run(["xz", "-6", "-T0"], stdin=producer.stdout, stdout=sink, timeout=PACK_SECONDS, check=True)
         if producer.wait(timeout=60):

@@ -1,20 +1,27 @@
 #!/usr/bin/env bash
 # Join, verify and unpack the bundle beside this script; no network, no root. `bash install.sh [FOLDER]`
-# Needs python3 = 3.12 with torch 2.11. The machine's own packages win over carried ones of the same name.
+# `bash install.sh --check FOLDER` verifies and unpacks into FOLDER/site on any machine, and changes nothing else.
+# Needs python3 = 3.12, and torch of the bundle's version unless it is carried. Where torch is the machine's, its own
+# packages win over carried ones of the same name; where torch is carried, the carried ones win.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+check=
+[[ ${1:-} != --check ]] || { check=1; shift; }
 target=${1:-$HOME/.local/share/quorum-gpu}
 python=${PYTHON:-python3}
-"$python" - <<'PY' || exit 4
-import importlib.metadata as metadata, sys
+read -r torch torch_is <"$here/quorum-gpu.target" || { echo "install: quorum-gpu.target is missing; carry it too" >&2; exit 4; }
+[[ -n $check ]] || TORCH=$torch TORCH_IS=$torch_is "$python" - <<'PY' || exit 4
+import importlib.metadata as metadata, os, sys
+wanted = os.environ["TORCH"]
 if sys.version_info[:2] != (3, 12):
     sys.exit(f"install: python3 is {sys.version.split()[0]}, the bundle is for 3.12 (PYTHON=... names another)")
-try:
-    torch = metadata.version("torch")
-except metadata.PackageNotFoundError:
-    sys.exit("install: torch is not installed; the bundle is for a machine that has torch 2.11 with CUDA 13")
-if not torch.startswith("2.11."):
-    sys.exit(f"install: torch is {torch}, the bundle is for 2.11 (vLLM's binaries fit one version only)")
+if os.environ["TORCH_IS"] == "present":
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        sys.exit(f"install: torch is not installed; the bundle is for a machine that has torch {wanted} with CUDA 13")
+    if not torch.startswith(wanted + "."):
+        sys.exit(f"install: torch is {torch}, the bundle is for {wanted} (vLLM's binaries fit one version only)")
 PY
 cd "$here"
 echo "install: verifying $(ls quorum-gpu.part* | wc -l) parts"
@@ -23,11 +30,17 @@ grep ' quorum-gpu.part' quorum-gpu.sha256 | sha256sum --check --quiet ||
 whole=$(awk '$2 == "quorum-gpu.tar.xz" {print $1}' quorum-gpu.sha256)
 [[ $(cat quorum-gpu.part* | sha256sum | cut -d' ' -f1) == "$whole" ]] ||
   { echo "install: the joined parts differ from what was packed; is a part of another bundle here?" >&2; exit 4; }
+if [[ -n $check ]]; then
+  mkdir -p "$target/site"
+  cat quorum-gpu.part* | tar -xJ -C "$target/site"
+  echo "install: verified; unpacked into $target/site, nothing installed"
+  exit 0
+fi
 rm -rf "$target.new" && mkdir -p "$target.new"
 cat quorum-gpu.part* | tar -xJ -C "$target.new"
 rm -rf "$target" && mv "$target.new" "$target"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-if [[ -w $site ]]; then
+if [[ $torch_is == present && -w $site ]]; then
   echo "$target" >"$site/quorum-gpu.pth"
   echo "install: done; $site/quorum-gpu.pth makes it importable"
 else

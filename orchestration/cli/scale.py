@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ import typer
 from quorum.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
+    from orchestration.jobs.client import Job, Jobs
     from orchestration.live_run import RunControl
 
 LOOK_SECONDS = 0.5
@@ -20,21 +22,29 @@ GONE = ("dead", "retired")
 
 
 def scale(
-    run: Annotated[str, typer.Argument(help="A live run: path, or name under runs/.")],
+    run: Annotated[str, typer.Argument(help="A live run: path, name under runs/, or name of a submitted run.")],
     samplers: Annotated[int, typer.Option("--samplers", "-n", min=1, help="How many it shall have from now on.")],
     wait: Annotated[
         float, typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait until they are ready.")
     ] = 120.0,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the order is given.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="http://HEAD:8265 where the run was submitted; by default RAY_ADDRESS."),
+    ] = None,
 ) -> None:
     """Give a live run more or fewer samplers. It goes on meanwhile; no group is lost.
 
     Samplers that join get the current weights without stopping the others; those that leave finish their groups or
-    hand them back. Exit code 4 when the run is not reached, or they are not ready in time: the order stands.
+    hand them back. Exit code 4 when the run is not reached, or they are not ready in time: the order stands. The order
+    for a submitted run goes through a short job on its cluster, so that it can be given from anywhere.
     """
+    from orchestration.jobs.lookup import submitted_run
     from orchestration.live_run import connected
     from orchestration.run_dir import resolve_run
 
+    if (found := submitted_run(run, address)) is not None:
+        raise typer.Exit(_by_job(*found, samplers, wait, no_wait))
     path = resolve_run(run)
     with connected(path) as control:
         seen: list[str] = control.status().get("events", [])
@@ -44,6 +54,15 @@ def scale(
         print(f"run {path.name}: {answer.text}", flush=True)
         if not no_wait:
             _await(control, path, samplers, wait, seen)
+
+
+def _by_job(jobs: Jobs, job: Job, num_samplers: int, seconds: float, no_wait: bool) -> int:
+    """Have a submitted run scaled from inside its cluster. Returns the exit code."""
+    from orchestration.cli.submit import followed
+
+    words = ["scale", job.run, "--samplers", str(num_samplers), "--wait", f"{seconds:g}"]
+    command = ["python", "-m", "orchestration", *words, *(["--no-wait"] if no_wait else [])]
+    return followed(jobs, jobs.run_command(job, shlex.join(command), "scale"), None)
 
 
 def _await(control: RunControl, path: Path, num_samplers: int, seconds: float, seen: list[str]) -> None:

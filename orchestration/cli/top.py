@@ -19,19 +19,26 @@ RETRY_SECONDS = 5.0
 
 
 def top(
-    run: Annotated[str, typer.Argument(help="A run: path, or name under runs/.")],
+    run: Annotated[str, typer.Argument(help="A run: path, name under runs/, or name of a submitted run.")],
     once: Annotated[bool, typer.Option("--once", help="Show how it stands now and end.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="http://HEAD:8265 where the run was submitted; by default RAY_ADDRESS."),
+    ] = None,
 ) -> None:
     """Watch a run live: samplers, voters, learner, the last step's metrics and alarms. Ctrl-C ends it, not the run.
 
-    A run that is not running is shown as it ended.
+    A run that is not running is shown as it ended. The directory of a submitted run must be seen from here; what is
+    live is shown on a node of its cluster.
     """
     from rich.console import Console
     from rich.live import Live
 
+    from orchestration.jobs.lookup import submitted_run
     from orchestration.run_dir import resolve_run
 
-    path, console = resolve_run(run), Console()
+    found = submitted_run(run, address)
+    path, console = resolve_run(run if found is None else found[1].run), Console()
     if once:
         console.print(_frame_now(path))
         return

@@ -41,10 +41,11 @@ def train(
         _print_plan(config, words, resume)
         return
     from orchestration.cli.result import result_line
+    from orchestration.start_times import StartTimes
     from orchestration.training import train as run_training
     from orchestration.watch.report import story
 
-    result = run_training(config, words, resume=resume)
+    result = run_training(config, words, resume=resume, times=StartTimes.of_process())
     print(story(result.path))
     print(result_line("train", result.figures(), seed=result.seed, repeats=1))
 

@@ -148,7 +148,7 @@ def make_estimate(
 def _too_many(config: RunConfig, hardware: Hardware, configured: Step) -> Iterator[str]:
     """What is more than there is."""
     if configured.gpus > hardware.gpus:
-        yield f"the configuration takes {configured.gpus} GPUs of {hardware.gpus}; see the recommended split"
+        yield f"the configuration takes {configured.gpus} GPUs of {hardware.gpus} that are there; see the split below"
     workers = config.rollout.tensor_parallel_size
     if workers > hardware.gpus_per_node:
         yield (

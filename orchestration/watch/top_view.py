@@ -94,7 +94,13 @@ def _samplers(status: Mapping[str, Any]) -> RenderableType:
     for name, state in status["samplers"].items():
         own = details.get(name, {})
         rate = own.get("tokens_per_second")
-        shown = [name, state, str(own.get("version", "")), str(own.get("groups", "")), f"{rate:,.0f}" if rate else "-"]
+        shown = [
+            name,
+            state.upper(),
+            str(own.get("version", "")),
+            str(own.get("groups", "")),
+            f"{rate:,.0f}" if rate else "-",
+        ]
         table.add_row(*shown)
     return table
 

@@ -122,6 +122,15 @@ class BucketReceiver(WeightTransferEngine[JoinInfo, UpdateInfo]):
         """Leave the transfer group."""
         self._intake.leave()
 
+    @staticmethod
+    def trainer_send_weights(iterator: Any, trainer_args: Any) -> None:
+        """An abstract method up to vLLM 0.26, without which no receiver can be made; the learner sends by itself.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("vLLM was asked to send weights to its own workers; learner.transfer sends them")
+
 
 def find_tied_heads(model: torch.nn.Module) -> list[tuple[torch.nn.Module, torch.nn.Module]]:
     """Pairs (output layer, input embedding) that share one weight, read off a freshly loaded model."""

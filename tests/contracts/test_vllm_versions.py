@@ -124,6 +124,7 @@ def test_the_receivers_override_what_the_base_declares(vllm: dict[str, dict[str,
     shared = set(own) & set(declared)
     assert {"__init__", "init_transfer_engine", "start_weight_update", "receive_weights", "shutdown"} <= shared
     assert {name: own[name] for name in shared} == {name: declared[name] for name in shared}
+    assert set(vllm["WeightTransferEngine"]["abstract"]) <= set(own), "a receiver could not be made"
     register = list(calls(ROOT / "rollout" / "transfer" / "__init__.py", ("WeightTransferEngineFactory",)))
     assert [call.method for call in register] == ["register_engine"]
     signature(vllm["WeightTransferEngineFactory"]["methods"]["register_engine"]).bind(None, "name", "module", "class")

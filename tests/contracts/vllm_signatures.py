@@ -45,7 +45,7 @@ class Call:
 
 
 def declarations(package: Path) -> dict[str, dict[str, Any]]:
-    """Class -> {"methods": name -> parameters, "attributes": names of fields and of what is set on self}."""
+    """Class -> {"methods": name -> parameters, "attributes": fields and what is set on self, "abstract": methods}."""
     found = {}
     for name, path in DECLARED.items():
         tree = ast.parse((package / path).read_text(encoding="utf-8"))
@@ -59,7 +59,8 @@ def declarations(package: Path) -> dict[str, dict[str, Any]]:
             if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "self"
         }
         methods = {f.name: parameters(f.args) for f in functions}
-        found[name] = {"methods": methods, "attributes": sorted(fields | own | set(methods))}
+        abstract = [f.name for f in functions if any("abstractmethod" in ast.unparse(d) for d in f.decorator_list)]
+        found[name] = {"methods": methods, "attributes": sorted(fields | own | set(methods)), "abstract": abstract}
     return found
 
 

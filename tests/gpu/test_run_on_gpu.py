@@ -12,7 +12,7 @@ from orchestration.machine import cuda_devices
 from orchestration.watch.metrics import read_metrics
 from tests.integration.run_helpers import Finished, quorum
 
-pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(450)]
 
 STEPS = 3
 SMALL = (
@@ -30,7 +30,7 @@ SMALL = (
 
 
 def train(directory: Path, *overrides: str) -> Finished:
-    done = quorum("train", "demo", f"run.dir={directory}", *SMALL, *overrides, timeout=840)
+    done = quorum("train", "demo", f"run.dir={directory}", *SMALL, *overrides, timeout=420)
     assert done.code == 0, done.output[-4000:]
     return done
 

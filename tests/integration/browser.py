@@ -30,3 +30,10 @@ def chromium(tmp_path: Path, *arguments: str) -> str:
         finally:
             if browser.poll() is None:
                 os.killpg(browser.pid, signal.SIGKILL)
+
+
+def picture(scratch: Path, url: str, path: Path, height: int = 900) -> bytes:
+    """A screenshot 1280 pixels wide, written to `path`. Returns its bytes; fails where the browser wrote none."""
+    chromium(scratch, f"--window-size=1280,{height}", f"--screenshot={path}", url)
+    assert path.is_file(), f"the browser took no picture of {url}"
+    return path.read_bytes()

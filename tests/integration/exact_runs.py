@@ -17,10 +17,14 @@ OF_THIS_RUN_ALONE = {
     "rollout/num_requeued",
     "rollout/idle_share",
     "rollout/length_bias_ratio",
+    "learn/idle_share",
+    "learn/mfu_share",
+    "time/bubble_share",
     "sync/num_checked_tensors",
     "vote/num_replicas",
 }
-"""What a resumed run did not generate it did not prefill either, and what became of the samplers is no history."""
+"""What a resumed run did not generate it did not prefill either; what became of the samplers is no history, nor are
+shares of time."""
 
 
 def arguments(run: Path, *overrides: str) -> list[str]:

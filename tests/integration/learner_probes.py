@@ -61,12 +61,12 @@ class AveragingRank(Rank):
 class FrozenBaseRank(Rank):
     """Measures the KL against a frozen copy of the base model, also where adapters could be turned off instead."""
 
-    def _build(self) -> None:
+    def _build(self, report: Any) -> None:
         from learner.forward import Forward
         from learner.policy import Policy, load_policy_model
         from learner.zero import FrozenModule, weights_dtype
 
-        super()._build()
+        super()._build(report)
         config = self.settings.config
         base = Policy(load_policy_model(config.model, weights_dtype(config.learner)), temperature=1.0)
         frozen = FrozenModule(base, config.learner, self.settings.device)

@@ -26,7 +26,7 @@ from tests.integration.run_helpers import (
 )
 from tests.integration.test_run import PROMPTS, STEPS, arguments, write_data
 
-pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
 
 GONE_SECONDS = 10.0
 """After the driver's own end nothing of the run is alive for longer than this."""

@@ -215,6 +215,7 @@ def test_an_update_that_was_left_half_done_in_the_worker_does_not_block_the_next
     assert stage.run(stage.groups(REQUESTS))[0].content_hash() == stage.calm[0].content_hash()
 
 
+@pytest.mark.wall_clock
 def test_an_engine_process_that_stands_still_is_noticed_by_a_check_and_goes_on_when_it_can(stage: Stage) -> None:
     stage.run(stage.engine.check(10))
     os.kill(stage.pids[0], signal.SIGSTOP)
@@ -227,6 +228,7 @@ def test_an_engine_process_that_stands_still_is_noticed_by_a_check_and_goes_on_w
     assert stage.run(stage.groups(REQUESTS[:1]))[0].content_hash() == stage.calm[0].content_hash()
 
 
+@pytest.mark.wall_clock
 def test_a_killed_engine_process_ends_every_wait_within_seconds(stage: Stage) -> None:
     async def kill() -> dict[str, tuple[BaseException, float]]:
         task = await stage.under_way(REQUESTS)

@@ -12,10 +12,14 @@ from orchestration.watch.auditor import Auditor
 from orchestration.watch.inspect.server import InspectServer
 from orchestration.watch.report import write_report
 from quorum.types import Role
-from tests.integration.browser import chromium
+from tests.integration.browser import chromium, picture
 from tests.unit.orchestration.watch.run_builder import close_step, make_run
 
 EVIL = "</pre><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+GROUP = "group?role=train&step=1&group=0"
+PAIR = "pair?a=0:train:0:0&b=1:train:1:0"
+COMPARISON = "compare?a=0:0&b=0:1"
 
 
 @pytest.fixture
@@ -39,17 +43,22 @@ def server(tmp_path: Path) -> Iterator[InspectServer]:
 def test_filters_clusters_and_comparison_show_and_hostile_text_is_inert(server: InspectServer, tmp_path: Path) -> None:
     listed = chromium(tmp_path, "--dump-dom", f"{server.url}?verdict=wrong")
     assert listed.count("<tr><td>") == 3 and "3 of 4 groups" in listed
-    group = chromium(tmp_path, "--dump-dom", f"{server.url}group?role=train&step=1&group=0")
+    group = chromium(tmp_path, "--dump-dom", server.url + GROUP)
     assert "<title>Step 1, group 0</title>" in group and "&lt;script&gt;" in group and "<img" not in group
     assert group.count('class="cluster"') == 3
-    pair = chromium(tmp_path, "--dump-dom", f"{server.url}pair?a=0:train:0:0&b=1:train:1:0")
+    pair = chromium(tmp_path, "--dump-dom", server.url + PAIR)
+    compared = chromium(tmp_path, "--dump-dom", server.url + COMPARISON)
+    assert "2 prompts in both" in compared and compared.count(">side by side</a>") == 2
     assert pair.count("<h2>run, step") == 2 and "<title>Side by side</title>" in pair
 
 
-def test_pictures_of_inspect_and_of_the_report_can_be_taken(server: InspectServer, tmp_path: Path) -> None:
+def test_pictures_of_every_page_and_of_the_report_show_something(server: InspectServer, tmp_path: Path) -> None:
     report = write_report(tmp_path / "run")
     assert "<h2>" in chromium(tmp_path, "--dump-dom", report.as_uri())
-    for name, url in {"inspect": server.url, "report": report.as_uri()}.items():
-        picture = tmp_path / f"{name}.png"
-        chromium(tmp_path, "--window-size=1280,800", f"--screenshot={picture}", url)
-        assert picture.stat().st_size > 5_000
+    pages = {"list": "", "group": GROUP, "pair": PAIR, "compare": COMPARISON}
+    seen = {name: picture(tmp_path, server.url + page, tmp_path / f"{name}.png") for name, page in pages.items()}
+    seen["report"] = picture(tmp_path, report.as_uri(), tmp_path / "report.png")
+    seen["nothing"] = picture(tmp_path, "about:blank", tmp_path / "nothing.png")
+    assert all(image.startswith(b"\x89PNG") for image in seen.values())
+    assert len(set(seen.values())) == len(seen)
+    assert min(len(image) for name, image in seen.items() if name != "nothing") > 2 * len(seen["nothing"])

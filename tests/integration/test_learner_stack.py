@@ -256,6 +256,7 @@ def send_to_two(ray, group, version, epoch):
     return received
 
 
+@pytest.mark.wall_clock
 def test_ranks_as_actors_train_send_save_export_and_die_by_name(cluster, model, tmp_path):
     config = make_config(model, num_ranks=2, zero_stage=2)
     config = config.model_copy(update={"sync": config.sync.model_copy(update={"bucket_mib": 1})})

@@ -15,7 +15,7 @@ from tests.integration.cluster import RayNodes, let_in, ray_nodes
 from tests.integration.run_helpers import Finished, finish, history, quorum, start, wait_for_ledger
 from tests.integration.test_run import PROMPTS, arguments, write_data
 
-pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
 
 STEPS = 5
 

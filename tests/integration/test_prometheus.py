@@ -11,7 +11,7 @@ import pytest
 
 from orchestration.watch.sinks.prometheus import exported_names
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(120)]
 
 SCRIPT = """
 import pathlib, socket, time, urllib.request

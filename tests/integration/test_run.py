@@ -19,6 +19,7 @@ import pytest
 from orchestration.group_log import GroupLogWriter
 from orchestration.group_table import read_groups
 from orchestration.run_dir import read_info
+from orchestration.start_times import read_start
 from orchestration.watch.metrics import read_metrics
 from quorum.types import Role
 from tests.integration.run_helpers import (
@@ -80,8 +81,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def baseline(root: Path) -> Finished:
-    """The undisturbed run: two samplers, two ranks."""
-    done = quorum(*arguments(root / "baseline", root / "data"))
+    """The run that nothing disturbs: two samplers, two ranks. The other one is not watched: that changes no history."""
+    watchers = [f"report.sinks=[{{name: tensorboard, options: {{log_dir: {root / 'events'}}}}}]", "report.trace=3"]
+    done = quorum(*arguments(root / "baseline", root / "data", *watchers))
     assert done.code == 0, done.output[-3000:]
     return done
 
@@ -110,12 +112,53 @@ def test_sampler_and_learner_agree_on_every_step(baseline: Finished, root: Path)
     assert all(row["sync/num_checked_tensors"] > 0 for row in rows), "checksums compared on both samplers each step"
 
 
+def test_the_timeline_shows_every_group_of_its_step_on_the_sampler_that_drew_it(baseline: Finished, root: Path) -> None:
+    run = root / "baseline"
+    files = sorted((run / "trace").iterdir())
+    assert [file.name.split(".")[0] for file in files] == ["step-000000", "step-000003", "step-000006"]
+    events = [event for event in json.loads(files[1].read_text())["traceEvents"] if event["ph"] == "X"]
+    [step] = [event for event in events if event["name"] == "step 3"]
+    driver = [
+        event for event in events if event["pid"] == step["pid"] and event["tid"] == step["tid"] and event != step
+    ]
+    assert sum(event["dur"] for event in driver) == pytest.approx(step["dur"], rel=1e-3)
+    drawn = {event["args"]["group_id"] for event in events if event.get("args", {}).get("role") == "train"}
+    assert drawn >= set(read_groups(run, step=3).column("group_id").to_pylist())
+    assert len({event["pid"] for event in events}) == 3, "driver and learner, two samplers"
+
+
+def test_a_sink_gets_every_step_and_top_shows_how_the_run_ended(baseline: Finished, root: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(root / "events" / "baseline")).Reload()
+    assert [event.step for event in events.Scalars("vote/agreement_mean")] == list(range(STEPS))
+    shown = quorum("top", str(root / "baseline"), "--once")
+    assert shown.code == 0 and f"done  step {STEPS}/{STEPS}" in shown.output and "agreement" in shown.output
+
+
 def test_the_time_split_sums_to_the_step(baseline: Finished, root: Path) -> None:
     for row in read_metrics(root / "baseline").to_pylist():
         if row.get("time/step_seconds") is None:
             continue
         parts = sum(row[f"time/{name}_seconds"] for name in ("rollout", "vote", "learn", "sync", "wait"))
         assert parts == pytest.approx(row["time/step_seconds"], abs=1e-6)
+
+
+def test_the_start_is_split_into_phases_that_lead_to_the_first_update(baseline: Finished, root: Path) -> None:
+    start = read_start(root / "baseline")
+    phases, parts, steps = start["phases"], start["parts"], start["steps"]
+    assert set(phases) == {
+        "imports", "checks", "ray", "actors", "run files", "first weights", "evaluation", "first groups", "first update"
+    }  # fmt: skip
+    assert sum(phases.values()) == pytest.approx(start["seconds"], abs=1e-6)
+    assert start["seconds"] < baseline.seconds
+    after = sum(phases[name] for name in ("evaluation", "first groups", "first update"))
+    assert start["seconds"] - start["ready_seconds"] == pytest.approx(after, abs=1e-6)
+    assert set(parts) == {"samplers", "learner", "voting"}
+    assert max(parts.values()) <= phases["actors"] + 0.01, "parts come up side by side, inside this phase"
+    assert sum(parts.values()) > phases["actors"], "none waits for another"
+    assert sum(steps["learner"].values()) <= parts["learner"] and steps["samplers"]["engine"] < parts["samplers"]
+    assert f"ready after {start['ready_seconds']:.1f} s" in baseline.output
 
 
 def test_the_final_model_loads_in_transformers(baseline: Finished, root: Path) -> None:

@@ -21,7 +21,7 @@ from orchestration.run_dir import RunDir
 from rollout.handle import SamplerState
 from tests.integration.run_helpers import ROOT, Finished
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(180)]
 
 COMMAND_SECONDS = 60.0
 
@@ -131,6 +131,15 @@ def test_a_live_run_grows_and_shrinks_and_the_command_shows_how(driver: Driver) 
     assert shrunk.code == 0, shrunk.output
     assert "1 samplers READY after" in shrunk.output and driver.num_ready == 1
     assert driver.slowest_poll < 0.2, "the loop is never held up"
+
+
+def test_top_shows_the_samplers_of_a_live_run_as_they_stand(driver: Driver) -> None:
+    shown = driver.during("top", str(driver.run_dir.path), "--once")
+    assert shown.code == 0 and "running" in shown.output, shown.output
+    states = {str(sampler.sampler_id): sampler.state.name for sampler in driver.pool.samplers}
+    assert states and all(
+        any(name in line and state in line for line in shown.output.splitlines()) for name, state in states.items()
+    )
 
 
 def test_no_wait_returns_with_the_order_given(driver: Driver) -> None:

@@ -22,7 +22,7 @@ from quorum.types import TensorMeta, TransferInit, WeightManifest  # noqa: E402
 from tests.integration.bare_receivers import Receivers, join_all  # noqa: E402
 from tests.integration.learner_processes import Ranks, make_config, make_model  # noqa: E402
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(200)]
 
 CPU = torch.device("cpu")
 DEADLINE = 4.0

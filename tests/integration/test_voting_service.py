@@ -17,7 +17,7 @@ from tests.builders import make_group
 from voting.resolve import resolve
 from voting.service import VotingService
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(240)]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINES = DeadlineSection(start_seconds=120, vote_seconds=60, stop_seconds=20)

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from orchestration.watch.inspect.files import prompt_starts, read_row
+from orchestration.watch.inspect.html import RIGHT, document, group_name, pair_url, share
 from orchestration.watch.inspect.index import RoleIndex, RunIndex
 from orchestration.watch.inspect.selection import ORDERS, PAGE_SIZE, Selection
 from orchestration.watch.report_page import cut
@@ -16,21 +17,6 @@ from quorum.errors import DataError
 from quorum.types import EndState, Role
 
 SHOWN_CHARACTERS = 20_000
-_RIGHT = {1: '<b class="right">right</b>', 0: '<b class="wrong">wrong</b>', -1: ""}
-
-
-def document(title: str, body: str) -> str:
-    """The whole page; its style is served beside it."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{escape(title)}</title><link rel="stylesheet" href="/style.css"></head><body>{body}</body></html>\n'
-    )
-
-
-def share(value: float | None) -> str:
-    """A share in percent; "" for none."""
-    return "" if value is None or np.isnan(value) else f"{100 * value:.1f}%"
 
 
 def list_page(run: RunIndex, selection: Selection) -> str:
@@ -50,7 +36,8 @@ def list_page(run: RunIndex, selection: Selection) -> str:
     head = "".join(f"<th>{name}</th>" for name in _HEAD)
     body = (
         f'<h1>{escape(run.run.name)}</h1><p class="sub" id="count">{len(places):,} of {len(index.table):,} groups '
-        f"in {len(index.steps):,} steps</p>{notes}{_form(run, selection, index)}"
+        f"in {len(index.steps):,} steps</p>{notes}"
+        f'<p><a href="/compare">Compare two steps or runs</a></p>{_form(run, selection, index)}'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{_rows(index, shown)}</tbody></table></div>'
         f"<p>{pages}</p>"
     )
@@ -83,7 +70,7 @@ def _rows(index: RoleIndex, places: np.ndarray) -> str:
             share(row["margin"]),
             f"<code>{escape(row['label'] or '')}</code>",
             escape(row["end_state"] or ""),
-            _RIGHT[int(index.right[place])],
+            RIGHT[int(index.right[place])],
             "flipped" if row["flipped"] else "",
             str(row["distinct"]),
             "" if np.isnan(tokens) else f"{tokens:.0f}",
@@ -132,7 +119,7 @@ def group_page(run: RunIndex, role: Role, step: int, group_id: int, against: Run
     """One group, with the prompt's other visits, in the other run too."""
     index = run.of(role)
     part, prompt_id = _group(index, step, group_id)
-    here = f"0:{role.value}:{step}:{group_id}"
+    here = group_name(0, role, {"step": step, "group_id": group_id})
     visits = _visits(index, 0, prompt_id, here)
     if against is not None:
         visits += _visits(against.of(role), 1, prompt_id, here)
@@ -144,9 +131,9 @@ def _visits(index: RoleIndex, number: int, prompt_id: str, here: str) -> str:
     ids = index.table.column("prompt_id").to_numpy(zero_copy_only=False)
     made = ""
     for row in index.table.take(np.flatnonzero(ids == prompt_id)).to_pylist():
-        other = f"{number}:{index.role.value}:{row['step']}:{row['group_id']}"
+        other = group_name(number, index.role, row)
         if other != here:
-            link = escape("/pair?" + urlencode({"a": here, "b": other}))
+            link = escape(pair_url(here, other))
             name = f"{escape(index.run.name)}, step {row['step']}"
             label = escape(row["label"] or "no label")
             made += f'<li>{name}: {label}, agreement {share(row["agreement"])} <a href="{link}">side by side</a></li>'
@@ -181,6 +168,7 @@ def _group(index: RoleIndex, step: int, group_id: int) -> tuple[str, str]:
         "margin": share(row["margin"]),
         "label from": group["provenance"],
         "end state": group["end_state"],
+        "jury": group["jury_provenance"] or None,
         "reference": audit.get("reference"),
         "majority": {True: "right", False: "wrong"}.get(audit.get("is_correct"), "not audited"),
         "completions right": share(audit.get("average_accuracy")),
@@ -212,14 +200,27 @@ def _clusters(group: dict[str, Any]) -> str:
 def _completion(group: dict[str, Any], place: int) -> str:
     made = group["completions"][place]
     logprobs = made["rollout_logprobs"] or []
-    rewards = group["rewards"]
+
+    def of(name: str) -> Any:
+        return (group[name] or {place: None})[place]
+
     facts = [
         f"#{made['index']}",
-        f"reward {rewards[place]:g}" if rewards else "no reward",
+        "no reward" if of("rewards") is None else f"reward {of('rewards'):g}",
+        "not trained on" if of("train_mask") is False else "",
+        of("outcomes"),
+        "" if of("weights") is None else f"vote weight {of('weights'):.3g}",
         made["finish_reason"],
         f"{len(made['token_ids'])} tokens",
         f"mean logprob {np.mean(logprobs):.3f}" if logprobs else "",
-        "versions " + ", ".join(f"{span['version']} from {span['start']}" for span in made["spans"] or []),
+        "" if of("entropies") is None else f"entropy {of('entropies'):.3f}",
+        _versions(made["spans"] or []),
     ]
     said = escape(" | ".join(filter(None, facts)))
     return f'<p class="note">{said}</p><pre>{escape(cut(made["text"], SHOWN_CHARACTERS))}</pre>'
+
+
+def _versions(spans: list[dict[str, int]]) -> str:
+    """Policy versions that sampled the completion: "version 3", or "version 3, 4 from token 120"."""
+    later = [f"{span['version']} from token {span['start']}" for span in spans[1:]]
+    return ", ".join([f"version {spans[0]['version']}", *later]) if spans else ""

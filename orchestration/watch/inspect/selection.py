@@ -63,8 +63,7 @@ class Selection:
                 raise DataError(
                     f"{name}: got {getattr(found, name)!r}, wanted one of {', '.join(filter(None, allowed))}"
                 )
-        if found.steps and not _STEPS.fullmatch(found.steps):
-            raise DataError(f"steps: got {found.steps!r}, wanted a step (12) or a range (10..20)")
+        parse_steps(found.steps)
         for name in ("low", "high"):
             _percent(name, getattr(found, name))
         if not re.fullmatch(r"[1-9]\d{0,8}", found.page):
@@ -94,9 +93,9 @@ class Selection:
     def _passes(self, index: RoleIndex) -> np.ndarray:
         table = index.table
         mask = np.ones(len(table), dtype=bool)
-        if match := _STEPS.fullmatch(self.steps):
+        if wanted_steps := parse_steps(self.steps):
             steps = table.column("step").to_numpy()
-            mask &= (steps >= int(match[1])) & (steps <= int(match[2] or match[1]))
+            mask &= (steps >= wanted_steps[0]) & (steps <= wanted_steps[1])
         agreement = table.column("agreement").to_numpy()
         if self.low:
             mask &= agreement >= _percent("low", self.low) - 1e-6
@@ -130,6 +129,14 @@ class Selection:
             values = index.table.column(self.sort).to_numpy()[places].astype(np.float64)
         keys = -values if self.order == "down" else values
         return np.argsort(np.where(np.isnan(keys), np.inf, keys), kind="stable")
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+    """First and last step of N or N..M; None for "". Raises DataError for anything else."""
+    match = _STEPS.fullmatch(text)
+    if match is None and text:
+        raise DataError(f"steps: got {text!r}, wanted a step (12) or a range (10..20)")
+    return (int(match[1]), int(match[2] or match[1])) if match else None
 
 
 def _percent(name: str, text: str) -> float:

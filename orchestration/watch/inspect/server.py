@@ -8,8 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from orchestration.watch.inspect.compare import compare_page
+from orchestration.watch.inspect.html import document
 from orchestration.watch.inspect.index import RunIndex
-from orchestration.watch.inspect.pages import document, group_page, list_page, pair_page
+from orchestration.watch.inspect.pages import group_page, list_page, pair_page
 from orchestration.watch.inspect.selection import Selection
 from orchestration.watch.report_page import STYLE
 from quorum.errors import DataError
@@ -45,10 +47,12 @@ class InspectServer(ThreadingHTTPServer):
     def answer(self, target: str) -> str | None:
         """The page at a path with its query; None where there is none. Raises DataError."""
         parts = urlsplit(target)
-        query = dict(parse_qsl(parts.query))
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
         against = self.runs[1] if len(self.runs) > 1 else None
         if parts.path == "/":
             return list_page(self.runs[0], Selection.parse(query))
+        if parts.path == "/compare":
+            return compare_page(self.runs, query)
         if parts.path == "/pair":
             return pair_page(self.runs, query.get("a", ""), query.get("b", ""))
         if parts.path == "/group":

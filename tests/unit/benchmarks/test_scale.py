@@ -10,6 +10,8 @@ import pytest
 from benchmarks.scale import GROUP_BYTES, K, Window, figures
 from benchmarks.simulated_samplers import HostedSampler, SamplerHost, make_request, sampler_settings
 
+pytestmark = pytest.mark.wall_clock
+
 OPTIONS = {"seconds_per_group": 0.05, "max_running": K, "payload_bytes": GROUP_BYTES}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from learner.attention import NAME, Packing, packed_attention  # noqa: E402
+from learner.attention import NAME, Packing, has_options, packed_attention  # noqa: E402
 from learner.body import choose_attention, run_body, run_model  # noqa: E402
 
 SHAPE = {
@@ -155,3 +155,13 @@ def test_a_call_without_packing_or_with_a_mask_is_refused():
         packed_attention(
             torch.nn.Identity(), states, states, states, states, packing=Packing((3,), torch.device("cpu"))
         )
+
+
+def test_a_variable_length_kernel_that_lacks_an_option_is_not_used():
+    def old(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None): ...
+
+    def new(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa, more=None): ...
+
+    assert not has_options(None)
+    assert not has_options(old)
+    assert has_options(new)

@@ -62,19 +62,38 @@ def test_a_model_computes_the_same_after_it(name):
         assert (plain - fast).norm() <= 2e-5 * plain.norm() + 1e-7
 
 
-def test_a_norm_of_another_kind_and_half_precision_keep_their_own():
-    gemma = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**SHAPE, head_dim=8)).float()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_of_another_kind_keeps_its_own(dtype):
+    gemma = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**SHAPE, head_dim=8)).to(dtype)
     speed_up(gemma)
     assert not any("forward" in vars(module) for module in gemma.modules())
-    half = LlamaRMSNorm(8).bfloat16()
-    speed_up(half)
-    assert "forward" not in vars(half)
-    norm = LlamaRMSNorm(8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_precision_on_a_cpu_goes_the_models_own_way(dtype):
+    norm = LlamaRMSNorm(8).to(dtype)
     x = torch.randn(3, 8).bfloat16()
     before = norm(x)
     speed_up(norm)
     assert "forward" in vars(norm)
     assert torch.equal(norm(x), before)
+
+
+def test_half_precision_on_a_gpu_takes_torchs_fused_norm(monkeypatch):
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(64).bfloat16()
+    norm.weight.data += 0.1 * torch.randn(64).bfloat16()
+    x = torch.randn(7, 64).bfloat16().requires_grad_()
+    plain = norm(x)
+    wanted = gradients(plain, (x, norm.weight))
+    speed_up(norm)
+    asked = []
+    monkeypatch.setattr("learner.elementwise._is_for_fused_norm", lambda states, weight: not asked.append(states.dtype))
+    fast = norm(x)
+    assert asked == [torch.bfloat16] and fast.dtype == torch.bfloat16
+    torch.testing.assert_close(fast, plain, rtol=1e-2, atol=1e-2)
+    for got, expected in zip(gradients(fast, (x, norm.weight)), wanted, strict=True):
+        assert (got - expected).float().norm() <= 1e-2 * expected.float().norm()
 
 
 def test_autocast_leaves_both_in_float32():

@@ -15,6 +15,8 @@ pytest.importorskip("ray")
 from learner.group import LearnerGroup  # noqa: E402
 from tests.integration.learner_processes import make_config  # noqa: E402
 
+pytestmark = pytest.mark.wall_clock
+
 
 def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
     rank = subprocess.Popen(["sleep", "60"])

@@ -32,7 +32,7 @@ from rollout.handle import SamplerState
 from rollout.pool import SamplerPool
 from rollout.settings import NO_VERSION, SamplerSettings
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(300)]
 METAS = (TensorMeta("a", "bfloat16", (2, 3)), TensorMeta("b", "float32", (4,)))
 
 

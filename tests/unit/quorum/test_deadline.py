@@ -7,6 +7,8 @@ import pytest
 
 from quorum.deadline import poll, run_within
 
+pytestmark = pytest.mark.wall_clock
+
 
 def test_a_call_that_returns_in_time_gives_its_value_or_its_error() -> None:
     assert run_within(5, lambda: 7, "a call") == 7

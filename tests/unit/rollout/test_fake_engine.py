@@ -16,6 +16,8 @@ from rollout.engines.fake_clock import SimulatedClock, SimulatedCompletion
 from rollout.engines.fake_options import FakeOptions
 from rollout.settings import SamplerSettings
 
+pytestmark = pytest.mark.wall_clock
+
 REQUEST = GroupRequest(
     key=GroupKey(0, Role.TRAIN, 1),
     prompt=Prompt(prompt_id="p", data_source="d", token_ids=np.array([3], dtype=np.int32), text="?"),

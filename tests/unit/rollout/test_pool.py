@@ -19,7 +19,7 @@ from rollout.pool import FinishedGroup, SamplerPool
 from rollout.settings import SamplerSettings
 from tests.integration.run_helpers import alive, seconds_until_gone
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

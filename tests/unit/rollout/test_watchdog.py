@@ -10,6 +10,8 @@ import pytest
 
 from rollout import watchdog
 
+pytestmark = pytest.mark.wall_clock
+
 PARENT = textwrap.dedent(
     """
     import os, subprocess, sys, time

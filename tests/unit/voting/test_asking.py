@@ -16,6 +16,8 @@ from voting.asking import MAX_TIMEOUTS, Asker, Steps, finish
 from voting.jobs import Ask, Budget, JobResult, JobStatus
 from voting.workers import Lane
 
+pytestmark = pytest.mark.wall_clock
+
 DONE, SLOW, TIMED_OUT, EXPIRED = JobStatus.DONE, JobStatus.SLOW, JobStatus.TIMED_OUT, JobStatus.EXPIRED
 
 

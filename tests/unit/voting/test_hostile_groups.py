@@ -16,7 +16,7 @@ from voting.background import each
 from voting.groups import group_of_texts
 from voting.tallier import Tallier
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.wall_clock, pytest.mark.stack, pytest.mark.timeout(200)]
 
 NUM_TEXTS, K, OPEN_GROUPS = 5000, 32, 4
 GROUP_SECONDS, MAX_GROWTH_MIB = 10.0, 150.0

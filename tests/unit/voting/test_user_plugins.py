@@ -19,6 +19,8 @@ from voting.extract import EXTRACTORS
 from voting.resolve import resolve
 from voting.tallier import Tallier
 
+pytestmark = pytest.mark.wall_clock
+
 ANSWERED, UNPARSED, TIMED_OUT, ERROR = Outcome.ANSWERED, Outcome.UNPARSED, Outcome.TIMED_OUT, Outcome.ERROR
 MODULE = """
 import os, time

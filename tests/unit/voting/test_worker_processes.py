@@ -17,6 +17,8 @@ from tests.votes import CATASTROPHE, Pool, is_running, left_after, pool_of
 from voting.jobs import JobResult, JobStatus
 from voting.workers import Lane, WorkerPool
 
+pytestmark = pytest.mark.wall_clock
+
 
 def test_starting_twice_is_starting_once_and_stopping_leaves_no_process_behind() -> None:
     with pool_of(num_workers=2, cpu_seconds=30) as made:

@@ -17,6 +17,8 @@ from tests.votes import CATASTROPHE, Pool, is_running, left_after, pool_of
 from voting.jobs import Budget, JobResult, JobStatus
 from voting.workers import QUICK_WALL_SECONDS, Lane, WorkerPool
 
+pytestmark = pytest.mark.wall_clock
+
 DONE, SLOW, TIMED_OUT, ERROR, EXPIRED = (
     JobStatus.DONE,
     JobStatus.SLOW,

@@ -67,7 +67,7 @@ def test_a_live_run_shows_every_sampler_and_what_the_driver_does(run: Path, monk
     shown = text(top_view.frame(run, STATUS, ""))
     assert "running" in shown and "rollout step 7: 3/16 groups" in shown and "sampler-2 is lost" in shown
     (line,) = [line for line in shown.splitlines() if "sampler-0" in line]
-    assert line.split()[1:6] == ["sampler-0", "ready", "7", "5", "1,234"]
+    assert line.split()[1:6] == ["sampler-0", "READY", "7", "5", "1,234"]
 
 
 def test_a_run_that_lost_its_driver_says_so(run: Path) -> None:

@@ -18,6 +18,8 @@ from orchestration.watch.metrics import METRICS, read_metrics
 from quorum.types import Role
 from tests.unit.orchestration.watch.run_builder import close_step, make_run
 
+pytestmark = pytest.mark.wall_clock
+
 ROOT = Path(__file__).parents[4]
 TRAIN = {0: ["7", "7", "7", "3"], 1: ["1", "1", "8", None], 2: [None, None, None, None]}
 

@@ -12,6 +12,8 @@ from orchestration.watch.inspect.server import InspectServer
 from quorum.types import Role
 from tests.unit.orchestration.watch.run_builder import close_step, make_run
 
+pytestmark = pytest.mark.wall_clock
+
 GROUPS_PER_STEP, GROUP_SIZE = 64, 32
 
 

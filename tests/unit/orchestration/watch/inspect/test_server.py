@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.watch.auditor import Auditor
+from orchestration.watch.inspect.pages import _versions
 from orchestration.watch.inspect.server import InspectServer
 from quorum.types import Role
 from tests.unit.orchestration.watch.run_builder import close_step, make_run
@@ -58,7 +59,13 @@ def test_a_group_shows_its_clusters_largest_first_and_hostile_text_is_escaped(se
     code, text = ask(server, "/group?role=train&step=1&group=0")
     assert code == 200 and "<script" not in text and "&lt;script&gt;" in text
     assert text.index("<code>3</code> x2") < text.index("<code>7</code> x1")
-    assert "wrong" in text and "mean logprob -1.000" in text and "versions 0 from 0" in text
+    assert "reward 1 | answered" in text and "wrong" in text and "mean logprob -1.000" in text
+    assert "version 0<" in text and "version 0 " not in text
+
+
+def test_a_completion_names_the_versions_that_sampled_it() -> None:
+    assert _versions([]) == "" and _versions([{"version": 3, "start": 0}]) == "version 3"
+    assert _versions([{"version": 3, "start": 0}, {"version": 4, "start": 120}]) == "version 3, 4 from token 120"
 
 
 def test_two_visits_are_shown_side_by_side(server: InspectServer) -> None:
@@ -73,3 +80,21 @@ def test_only_get_from_this_machine_is_answered(server: InspectServer) -> None:
     assert ask(server, "/", method="POST")[0] == 501
     assert ask(server, "/../config.yaml")[0] == 404
     assert ask(server, "/?low=x")[0] == 400
+
+
+def test_two_steps_are_compared_prompt_by_prompt_and_a_changed_label_comes_first(server: InspectServer) -> None:
+    code, text = ask(server, "/compare?a=0:0&b=0:1")
+    assert code == 200 and "2 prompts in both" in text
+    changed, kept = text.split("<tbody>")[1].split("</tr>")[:2]
+    assert "<code>7</code> &rarr; <code>3</code>" in changed and "right</b> &rarr; <b" in changed
+    assert "<code>1</code></td>" in kept and "75.0% &rarr; 100.0%" in kept
+    assert "/pair?a=0%3Atrain%3A0%3A0&amp;b=0%3Atrain%3A1%3A0" in changed
+    assert "<td>50.0%</td>" in text and "<td>0.0%</td>" in text, "majorities right, before and after"
+
+
+def test_two_runs_are_compared_by_their_last_visits_and_nonsense_is_refused(server: InspectServer) -> None:
+    code, text = ask(server, "/compare")
+    assert code == 200 and "2 prompts in both" in text and "0 is run; 1 is run" in text and "&rarr; <code>" not in text
+    assert "No prompt was visited by both" in ask(server, "/compare?a=0:0&b=1:7")[1]
+    for query in ("a=2:", "a=x", "a=0:x", "role=nobody", "page=0"):
+        assert ask(server, f"/compare?{query}")[0] == 400

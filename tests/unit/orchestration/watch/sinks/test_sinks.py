@@ -24,6 +24,8 @@ from orchestration.watch.sinks.sink import StepFacts
 from quorum.errors import ConfigError
 from quorum.registry import Entry
 
+pytestmark = pytest.mark.wall_clock
+
 ROOT = Path(__file__).parents[5]
 MINIMAL: dict[str, Any] = {"model": {"path": "m"}, "data": {"train": [{"path": "p.jsonl"}]}}
 

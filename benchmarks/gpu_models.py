@@ -1,0 +1,71 @@
+"""Models of known shapes with random weights for GPU measurements, and how many operations training them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.shapes import Shape, make_shape, shape_of
+from quorum.errors import ConfigError
+
+_NAMES = {"tiny": "tiny", "0.5b": "qwen2.5-0.5b", "1.5b": "qwen2.5-1.5b", "7b": "qwen2.5-7b"}
+"""Short names of the shapes of Qwen2.5 that are measured on a GPU, and of ours for tests."""
+
+
+def qwen2_shape(name: str) -> Shape:
+    """The shape of that short name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in _NAMES:
+        raise ConfigError(f"no model shape {name!r}; there are: {', '.join(_NAMES)}")
+    return shape_of(_NAMES[name])
+
+
+def make_model(directory: Path, name: str, *, device: str, dtype: str, seed: int = 0) -> Path:
+    """Save a random model of a shape, given by its short name; see `make_shape`."""
+    qwen2_shape(name)
+    return make_shape(directory, _NAMES[name], device=device, dtype=dtype, seed=seed)
+
+
+def training_operations(
+    shape: Shape, lengths: Sequence[int], scored_tokens: int, *, adapter_parameters: int | None = None
+) -> float:
+    """Floating-point operations of one update's forward and backward passes, each multiplication and addition counted.
+
+    6 N T + attention: every parameter of a matrix product costs a token 2 operations forward, 2 for the gradient of
+    its input and 2 for its own gradient. The output layer costs them at the scored tokens alone, because logits are
+    computed nowhere else. Causal attention over T tokens takes 2 layers hidden T^2 forward (scores and weighted sum, 2
+    operations each, half of the square) and twice that backward. Recomputed activations and the optimizer's own
+    operations are not counted: its time is.
+
+    With adapters the weights below them get no gradient of their own: 4 N T, plus 6 of the adapters' parameters.
+
+    Args:
+        shape: of the model.
+        lengths: tokens of each sequence.
+        scored_tokens: completion tokens, whose logits are computed.
+        adapter_parameters: of LoRA adapters in the layers; None trains all weights.
+    """
+    tokens = sum(lengths)
+    per_weight = 6 if adapter_parameters is None else 4
+    body = per_weight * shape.body_parameters * tokens
+    head = per_weight * shape.head_parameters * scored_tokens
+    attention = 6 * shape.layers * shape.hidden * sum(length**2 for length in lengths)
+    return float(body + head + attention + 6 * (adapter_parameters or 0) * tokens)
+
+
+def adapter_parameters(shape: Shape, rank: int) -> int:
+    """Parameters of LoRA adapters of a rank on every linear layer but the output layer."""
+    hidden, kv, wide = shape.hidden, shape.key_heads * shape.head_dim, shape.intermediate
+    ends = (
+        (hidden, hidden),
+        (hidden, kv),
+        (hidden, kv),
+        (hidden, hidden),
+        (hidden, wide),
+        (hidden, wide),
+        (wide, hidden),
+    )
+    return shape.layers * rank * sum(inputs + outputs for inputs, outputs in ends)
