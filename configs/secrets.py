@@ -10,14 +10,16 @@ from typing import Any
 from quorum.errors import ConfigError
 
 _KNOWN = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}"
+    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|sk-(?:[a-z0-9]+-)*(?=[A-Za-z]*\d)[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}"
     r"|wandb_v\d_\w{20,}|xox[abp]-[\w-]{10,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})"
 )
 """Tokens that say by their form what they are: Hugging Face, GitHub, OpenAI, AWS, Weights & Biases, Slack, JWT."""
 _PASSWORD_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(TOKEN(?!IZ)|API_?KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL|ACCESS_KEY)", re.IGNORECASE)
-_LEAST_LENGTH = 8
-"""Of an environment variable's value to count: shorter ones occur in configurations by chance."""
+_NO_SECRET_NAME = ("_PATH", "_FILE", "_DIR", "_URL")
+_RANDOM = re.compile(r"(?![/~.])(?=.*\d)(?=.*[A-Za-z]).{16,}", re.DOTALL)
+"""Of an environment variable's value to count: words, paths, numbers and short values occur in configurations by
+chance."""
 
 
 def refuse_secrets(values: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
@@ -43,11 +45,11 @@ def refuse_secrets(values: Mapping[str, Any], environment: Mapping[str, str] | N
 
 
 def secrets_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """Values of the environment's variables that are named like secrets, by the variable."""
+    """Values of the environment's variables that are named and look like secrets, by the variable."""
     return {
         name: value
         for name, value in environment.items()
-        if _SECRET_NAME.search(name) and len(value) >= _LEAST_LENGTH and not name.endswith(("_PATH", "_FILE"))
+        if _SECRET_NAME.search(name) and not name.endswith(_NO_SECRET_NAME) and _RANDOM.fullmatch(value)
     }
 
 
@@ -62,7 +64,7 @@ def _secret_in(text: str, known: Mapping[str, str]) -> str | None:
 
 
 def _leaves(name: str, value: Any) -> Iterable[tuple[str, str]]:
-    """(dotted name, text) of every string in a tree, keys included."""
+    """(dotted name, text) of every string in a tree."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}" if name else str(key), inner)

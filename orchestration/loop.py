@@ -162,6 +162,8 @@ class TrainingLoop:
     def step(self) -> dict[str, float]:
         """One step: generate, vote, learn, broadcast. Returns its metrics."""
         step = self.state.step
+        if self.stack.pool is not None:
+            self.stack.pool.take_idle_share()  # what was before, an evaluation perhaps, belongs to no step
         clock = PhaseClock()
         vote = self._draw(step, clock)
         self.times.mark(GROUPS)

@@ -27,6 +27,8 @@ from voting.service import VotingService
 
 ABANDON_SECONDS = 20.0
 """For the other parts to give up after one failed to start."""
+OWN_DEADLINE_MARGIN = 30.0
+"""Parts keep their own deadline and say who is late; this only bounds a part that does not."""
 
 
 @dataclass
@@ -106,7 +108,8 @@ class Stack:
                 parts["learner"] = executor.submit(_start_after, before, config.deadlines.start_seconds, *learner)
             for name, future in parts.items():
                 future.add_done_callback(_stopwatch(times.parts, name, began))
-            started = _all_or_first_error(parts, config.deadlines.start_seconds)
+            turns = 2 if plan.colocate and with_learner else 1  # of deadlines.start_seconds each
+            started = _all_or_first_error(parts, turns * config.deadlines.start_seconds)
         except BaseException:
             _abandon(list(parts.values()))
             cluster.stop()
@@ -209,7 +212,7 @@ def _start_teachers(config: RunConfig, plan: ResourcePlan, cluster: Cluster, tea
 def _start_after(before: Future[Any] | None, seconds: float, *learner: Any) -> LearnerGroup:
     """Start the learner once another part, if there is one, has started; raises what that part raised."""
     if before is not None:
-        before.result(timeout=seconds)
+        before.result(timeout=seconds + OWN_DEADLINE_MARGIN)
     return _start_learner(*learner)
 
 
@@ -270,8 +273,7 @@ def _steps(started: dict[str, Any], parts: Mapping[str, float]) -> dict[str, dic
 
 
 def _all_or_first_error(parts: dict[str, Future[Any]], deadline: float) -> dict[str, Any]:
-    # The parts keep their own deadline and say who is late; the margin only bounds a part that does not.
-    done, pending = wait(parts.values(), timeout=deadline + 30, return_when=FIRST_EXCEPTION)
+    done, pending = wait(parts.values(), timeout=deadline + OWN_DEADLINE_MARGIN, return_when=FIRST_EXCEPTION)
     for future in done:
         future.result(timeout=0)
     if pending:

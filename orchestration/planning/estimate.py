@@ -128,7 +128,13 @@ def make_estimate(
         return expected_step(config, rates, samplers, ranks, sync)
 
     configured = step(config.rollout.num_started, config.learner.num_ranks)
-    problems = [*learner_remedy(config, shape, learner, room), *sampler_remedy(config, shape, sampler)]
+    # Ranks that share GPUs with samplers come in pairs with them: their number is no setting of its own.
+    free = (
+        config.learner.num_ranks
+        if config.cluster.colocate
+        else hardware.gpus - configured.gpus + config.learner.num_ranks
+    )
+    problems = [*learner_remedy(config, shape, learner, room, free), *sampler_remedy(config, shape, sampler)]
     problems += _too_many(config, hardware, configured)
     best = best_split(config, hardware.gpus, hardware.gpus_per_node, fits=fits, step=step)
     rates = with_mean(given, mean) if given else estimated(config, shape, sampler, hardware.device, mean)

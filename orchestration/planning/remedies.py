@@ -14,8 +14,16 @@ from orchestration.planning.shape import ModelShape
 GB = 1e9
 
 
-def learner_remedy(config: RunConfig, shape: ModelShape, memory: Memory, room: float) -> list[str]:
-    """What to change when a rank needs more than `room` bytes of its device; empty where it fits."""
+def learner_remedy(config: RunConfig, shape: ModelShape, memory: Memory, room: float, most_ranks: int) -> list[str]:
+    """What to change when a rank needs more than `room` bytes of its device; empty where it fits.
+
+    Args:
+        config: of the run.
+        shape: of the model.
+        memory: of a rank, as configured.
+        room: bytes of its device that it may take.
+        most_ranks: that there are GPUs for.
+    """
     needed = memory.peak("device")
     if needed <= room:
         return []
@@ -25,6 +33,8 @@ def learner_remedy(config: RunConfig, shape: ModelShape, memory: Memory, room: f
         f"{room / GB:.1f}; most of it are {worst.name} ({worst.num_bytes / GB:.1f} GB)"
     )
     for changes in _candidates(config):
+        if changes.get("num_ranks", 0) > most_ranks:
+            continue
         changed = _with(config, changes)
         if learner_memory(changed, shape, on_gpu=True).peak("device") <= room:
             return [f"{words}: set {_named(changes)}"]

@@ -8,6 +8,7 @@ from configs.schema import RunConfig
 from orchestration.planning.activations import FLOAT, HALF
 from orchestration.planning.parts import Memory, Part
 from orchestration.planning.shape import ModelShape
+from rollout.engines.vllm_options import SHARED_GPU_SHARE
 
 GIB = 2**30
 GPU_MEMORY_UTILIZATION = 0.9
@@ -73,7 +74,8 @@ def sampler_memory(
     if device_bytes is None:
         limit, cache = float("inf"), config.cluster.kv_cache_gib * GIB
     else:
-        share = float(options.get("gpu_memory_utilization", GPU_MEMORY_UTILIZATION))
+        usual = SHARED_GPU_SHARE if config.cluster.colocate else GPU_MEMORY_UTILIZATION
+        share = float(options.get("gpu_memory_utilization", usual))
         fixed.append(Part("runtime", RUNTIME_BYTES))
         limit = share * device_bytes
         cache = max(0.0, limit - sum(part.num_bytes for part in fixed))

@@ -11,6 +11,9 @@ from configs.learner_sections import LoraSection
 from configs.schema import ModelSection
 from quorum.errors import DataError
 
+KEEPING = ("full_attention", "sliding_attention", "chunked_attention")
+"""transformers' kinds of layers that keep keys and values; linear attention and the like keep a state of fixed size."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
@@ -29,7 +32,8 @@ class ModelShape:
     linears: tuple[tuple[str, int, int], ...]
     """(name, inputs, outputs) of the linear layers but the output layer: those that adapters go on."""
     kv_layers: int
-    """Layers that keep keys and values of every token: the others attend within a window, or not at all."""
+    """Layers that keep keys and values. Those that attend within a window count whole: up to the window they keep every
+    token."""
 
     @property
     def num_parameters(self) -> int:
@@ -131,5 +135,5 @@ def shape_of(config: Any, name: str, *, trust_remote_code: bool = False) -> Mode
         vocabulary=text.vocab_size,
         parameters=tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters()),
         linears=tuple(linears),
-        kv_layers=sum(kind == "full_attention" for kind in kinds) if kinds else text.num_hidden_layers,
+        kv_layers=sum(kind in KEEPING for kind in kinds) if kinds else text.num_hidden_layers,
     )

@@ -12,7 +12,7 @@ from orchestration.run_dir import is_driven, read_config, read_info
 from orchestration.step_metrics import alarm_limits
 from orchestration.watch.alarms import alarms
 from orchestration.watch.display import SHOWN, format_value
-from orchestration.watch.jsonl import current_rows
+from orchestration.watch.jsonl import current_rows, supersession
 from orchestration.watch.metrics import FILE_NAME, METRICS
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ def last_values(path: Path) -> tuple[int | None, dict[str, float]]:
         stream.seek(max(0, size - TAIL_BYTES))
         lines = stream.read().split(b"\n")[:-1]
     rows = [json.loads(line) for line in lines[size > TAIL_BYTES :]]
-    steps = current_rows(row for row in rows if isinstance(row.get("time/step_seconds"), float))
-    if not steps:
+    rows = [row for row in rows if isinstance(row.get("time/step_seconds"), float)]
+    if not rows:
         return None, {}
+    newest = max(map(supersession, rows))  # a resume goes back to steps before those of the driver that was killed
+    steps = current_rows(row for row in rows if supersession(row) == newest)
     step = max(steps)
     values = {name: value for row in steps[step] for name, value in row.items() if name in METRICS}
     return step, {name: value for name, value in values.items() if value is not None}

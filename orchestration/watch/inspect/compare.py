@@ -144,9 +144,14 @@ def _form(runs: list[RunIndex], named: tuple[str, str], role: Role) -> str:
         f'<label>{name} <input name="{name}" size="10" value="{escape(value)}"></label> '
         for name, value in zip("ab", named, strict=True)
     )
-    hidden = f'<input type="hidden" name="role" value="{role.value}">'
+    roles = "".join(
+        f"<option{' selected' if one is role else ''}>{one.value}</option>"
+        for one in Role
+        if any(one in run.roles for run in runs) or one is role
+    )
+    fields += f'<label>role <select name="role">{roles}</select></label> '
     note = f'<p class="note">RUN:STEPS, as in 0:10..20 or 0:7; {names}.</p>'
-    return f'<form method="get" action="/compare">{fields}{hidden}<button>Compare</button></form>{note}'
+    return f'<form method="get" action="/compare">{fields}<button>Compare</button></form>{note}'
 
 
 def _rows(left: _Side, right: _Side, prompt_ids: list[str]) -> str:

@@ -158,7 +158,7 @@ class RoleIndex:
             found: list[int] = []
             for step in sorted(self._steps):
                 said = self._said(step)
-                ids = self._steps[step].rows.column("prompt_id").to_pylist()
+                ids = self._steps[step].rows.column("group_id").to_pylist()
                 found += [int(said[name].is_correct) if name in said else -1 for name in ids]
             self._verdicts = np.array(found, dtype=np.int8)
         return self._verdicts
@@ -195,7 +195,7 @@ class RoleIndex:
     def verdict(self, place: int) -> Verdict | None:
         """What the audit said of the group at a place of `table`."""
         step = self.table.column("step")[place].as_py()
-        return self._said(step).get(self.table.column("prompt_id")[place].as_py())
+        return self._said(step).get(self.table.column("group_id")[place].as_py())
 
     @property
     def open_steps(self) -> list[int]:

@@ -37,7 +37,7 @@ def list_page(run: RunIndex, selection: Selection) -> str:
     body = (
         f'<h1>{escape(run.run.name)}</h1><p class="sub" id="count">{len(places):,} of {len(index.table):,} groups '
         f"in {len(index.steps):,} steps</p>{notes}"
-        f'<p><a href="/compare">Compare two steps or runs</a></p>{_form(run, selection, index)}'
+        f'<p><a href="/compare?role={selection.role}">Compare two steps or runs</a></p>{_form(run, selection, index)}'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{_rows(index, shown)}</tbody></table></div>'
         f"<p>{pages}</p>"
     )

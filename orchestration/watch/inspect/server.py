@@ -46,11 +46,15 @@ class InspectServer(ThreadingHTTPServer):
 
     def answer(self, target: str) -> str | None:
         """The page at a path with its query; None where there is none. Raises DataError."""
-        parts = urlsplit(target)
+        try:
+            parts = urlsplit(target)
+        except ValueError as error:
+            raise DataError(f"got {target!r}, wanted a path with a query") from error
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         against = self.runs[1] if len(self.runs) > 1 else None
         if parts.path == "/":
-            return list_page(self.runs[0], Selection.parse(query))
+            roles = self.runs[0].roles or [Role.TRAIN]
+            return list_page(self.runs[0], Selection.parse({"role": roles[0].value, **query}))
         if parts.path == "/compare":
             return compare_page(self.runs, query)
         if parts.path == "/pair":

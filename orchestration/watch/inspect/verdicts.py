@@ -19,12 +19,13 @@ class Verdict(NamedTuple):
 
 
 class Verdicts:
-    """Rows of audit/prompts.jsonl by (role, step, branch, incarnation), then by prompt; the last row counts."""
+    """Rows of audit/prompts.jsonl by (role, step, branch, incarnation), then by group, since a prompt may come twice in
+    a step; the last row counts."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "audit" / "prompts.jsonl"
         self._end = 0
-        self._found: dict[tuple[str, int, int, int], dict[str, Verdict]] = {}
+        self._found: dict[tuple[str, int, int, int], dict[int, Verdict]] = {}
 
     def refresh(self) -> bool:
         """Read what was appended since the last call. Returns whether there was anything; a torn last line waits."""
@@ -44,12 +45,12 @@ class Verdicts:
         try:
             row = json.loads(line)
             place = (str(row["role"]), int(row["step"]), *supersession(row))
-            self._found.setdefault(place, {})[row["prompt_id"]] = Verdict(offset, bool(row["is_correct"]))
+            self._found.setdefault(place, {})[int(row["group_id"])] = Verdict(offset, bool(row["is_correct"]))
         except (ValueError, KeyError, TypeError):
             return  # a line that a reader skips, as jsonl.read_rows does
 
-    def of_step(self, role: Role, step: int, branch: int, incarnation: int) -> Mapping[str, Verdict]:
-        """Verdicts on the groups of one closed file, by prompt id; empty while it is not audited."""
+    def of_step(self, role: Role, step: int, branch: int, incarnation: int) -> Mapping[int, Verdict]:
+        """Verdicts on the groups of one closed file, by group id; empty while it is not audited."""
         return self._found.get((role.value, step, branch, incarnation), {})
 
     def row(self, verdict: Verdict) -> dict[str, Any]:

@@ -25,6 +25,23 @@ def test_a_secret_is_refused_by_the_name_of_its_field_and_not_repeated(value: st
     assert value not in str(caught.value) and PLANTED not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("QUORUM_TOKEN_DIR", "/shared/me", "/shared/me/runs/a"),
+        ("JUPYTER_PASSWORD", "workspace", "/workspace/runs/a"),
+        ("POSTGRES_PASSWORD", "postgres", "postgresql://db/mlflow"),
+        ("TOKEN_BUDGET", "10000000000000000000", "10000000000000000000"),
+        ("SECRET_STORE", "/run/secrets/of-1234567890", "/run/secrets/of-1234567890/x"),
+        ("NOTHING", "", "runs/sk-learn-comparison-long-name-2026"),
+    ],
+)
+def test_words_paths_and_numbers_of_the_environment_refuse_no_ordinary_configuration(
+    name: str, value: str, text: str
+) -> None:
+    refuse_secrets({"run": {"dir": text}}, {name: value})
+
+
 def test_paths_names_and_plain_urls_are_no_secrets() -> None:
     values = {"model": {"path": "/models/sk-learn/Qwen2.5-7B"}, "uri": "http://mlflow:5000", "list": ["a=b", "x@y"]}
     refuse_secrets(values, {"HF_TOKEN": PLANTED, "RAY_AUTH_TOKEN_PATH": "/models", "API_KEY": "short"})

@@ -80,3 +80,11 @@ def test_only_the_end_of_a_long_table_is_read(run: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(top_view, "TAIL_BYTES", 200)
     step, values = top_view.last_values(run)
     assert step == 6 and values["vote/agreement_mean"] == 0.75
+
+
+def test_after_a_resume_the_last_step_is_the_new_drivers(run: Path) -> None:
+    row = {"step": 3, "branch": 0, "incarnation": 1, "time/step_seconds": 1.0, "vote/agreement_mean": 0.5}
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(row) + "\n")
+    step, values = top_view.last_values(run)
+    assert step == 3 and values["vote/agreement_mean"] == 0.5

@@ -138,12 +138,34 @@ def test_the_remedy_names_a_setting_that_makes_it_fit(large: ModelShape) -> None
     config = make_config(num_ranks=8, zero_stage=2)
     memory = learner_memory(config, large, on_gpu=True)
     room = 0.92 * 80e9
-    words = learner_remedy(config, large, memory, room)
+    words = learner_remedy(config, large, memory, room, 8)
     assert "learner.gradient_checkpointing=true" in words[0] or "learner.max_tokens_per_micro_batch" in words[0]
-    assert not learner_remedy(config, large, memory, memory.peak("device"))
+    assert not learner_remedy(config, large, memory, memory.peak("device"), 8)
 
 
 def test_what_no_setting_makes_fit_says_so(large: ModelShape) -> None:
     config = make_config(num_ranks=1, zero_stage=3)
     memory = learner_memory(config, large, on_gpu=True)
-    assert "no single setting makes it fit" in learner_remedy(config, large, memory, 1e9)[0]
+    assert "no single setting makes it fit" in learner_remedy(config, large, memory, 1e9, 64)[0]
+
+
+def test_a_remedy_takes_no_more_ranks_than_there_are_gpus_for(large: ModelShape) -> None:
+    config = make_config(num_ranks=2, zero_stage=3, gradient_checkpointing=True, max_tokens_per_micro_batch=4096)
+    memory = learner_memory(config, large, on_gpu=True)
+    room = 0.8 * memory.peak("device")
+    assert "learner.num_ranks=4" in learner_remedy(config, large, memory, room, 16)[0]
+    few = learner_remedy(config, large, memory, room, 2)[0]
+    assert "learner.offload=" in few and "num_ranks" not in few
+
+
+def test_layers_with_a_window_keep_keys_and_values_too() -> None:
+    sliding = make_shape("sliding", "qwen2", SIZES | {"use_sliding_window": True, "max_window_layers": 0})
+    assert sliding.kv_layers == SIZES["num_hidden_layers"]
+    assert sampler_memory(make_config(), sliding, device_bytes=80e9, mean_completion_tokens=1000).fits
+
+
+def test_a_sampler_that_shares_its_gpu_has_the_part_that_the_engine_takes_then(large: ModelShape) -> None:
+    config = make_config()
+    shared = config.model_copy(update={"cluster": config.cluster.model_copy(update={"colocate": True})})
+    made = sampler_memory(shared, large, device_bytes=80e9, mean_completion_tokens=1000)
+    assert made.limit_bytes == pytest.approx(0.35 * 80e9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from orchestration.watch.auditor import Auditor
 from orchestration.watch.inspect.pages import _versions
 from orchestration.watch.inspect.server import InspectServer
+from orchestration.watch.inspect.verdicts import Verdicts
+from quorum.errors import DataError
 from quorum.types import Role
 from tests.unit.orchestration.watch.run_builder import close_step, make_run
 
@@ -80,6 +83,8 @@ def test_only_get_from_this_machine_is_answered(server: InspectServer) -> None:
     assert ask(server, "/", method="POST")[0] == 501
     assert ask(server, "/../config.yaml")[0] == 404
     assert ask(server, "/?low=x")[0] == 400
+    with pytest.raises(DataError, match="wanted a path"):
+        server.answer("//[")
 
 
 def test_two_steps_are_compared_prompt_by_prompt_and_a_changed_label_comes_first(server: InspectServer) -> None:
@@ -96,5 +101,40 @@ def test_two_runs_are_compared_by_their_last_visits_and_nonsense_is_refused(serv
     code, text = ask(server, "/compare")
     assert code == 200 and "2 prompts in both" in text and "0 is run; 1 is run" in text and "&rarr; <code>" not in text
     assert "No prompt was visited by both" in ask(server, "/compare?a=0:0&b=1:7")[1]
+    assert "<option selected>train</option>" in text
     for query in ("a=2:", "a=x", "a=0:x", "role=nobody", "page=0"):
         assert ask(server, f"/compare?{query}")[0] == 400
+
+
+def test_a_prompt_twice_in_a_step_has_a_verdict_for_each_of_its_groups(tmp_path: Path) -> None:
+    rows = [
+        {
+            "role": "train",
+            "step": 0,
+            "branch": 0,
+            "incarnation": 0,
+            "group_id": number,
+            "prompt_id": "p",
+            "is_correct": ok,
+        }
+        for number, ok in ((10, True), (14, False))
+    ]
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    verdicts = Verdicts(tmp_path)
+    assert verdicts.refresh()
+    assert {number: said.is_correct for number, said in verdicts.of_step(Role.TRAIN, 0, 0, 0).items()} == {
+        10: True,
+        14: False,
+    }
+
+
+def test_a_run_with_evaluations_alone_shows_them_at_once(tmp_path: Path) -> None:
+    config = make_run(tmp_path / "run")
+    close_step(tmp_path / "run", config, 0, {0: ["7", "7", "3", None]}, Role.EVAL)
+    server = InspectServer(tmp_path / "run")
+    try:
+        page = server.answer("/") or ""
+    finally:
+        server.server_close()
+    assert "1 of 1 groups" in page and "/compare?role=eval" in page
