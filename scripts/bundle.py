@@ -89,7 +89,7 @@ def drop_others(pins: Iterable[str], wheels: Path) -> None:
     """Delete the wheels of an earlier build that are of no pin now: everything in the folder is unpacked."""
     wanted = {f"{normal(name)}=={version}" for name, _, version in (pin.partition("==") for pin in pins)}
     for wheel in wheels.glob("*.whl"):
-        if wheel_pin(wheel) not in wanted:
+        if wheel_pin(wheel) not in wanted and not wheel.name.startswith("quorum_srt-"):
             print(f"bundle: {wheel.name} is of no pin, deleted", flush=True)
             wheel.unlink()
 
