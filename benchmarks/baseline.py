@@ -31,8 +31,9 @@ _DIRECTIONS: tuple[tuple[str, Better | None], ...] = (
 )
 """The first pattern found in a figure's name decides. None, or no pattern: the other side of a comparison, whose speed
 is not ours to judge, or a figure that says what was measured, not how well."""
-_RATIOS = re.compile(r"^(?!.*seconds).*(over_|share)")
-"""Figures whose two sides were measured in one run: they mean something on another machine too."""
+_RATIOS = re.compile(r"^(?!.*(seconds|linear_share)).*(over_|share)")
+"""Figures whose two sides were measured in one run: they mean something on another machine too. Not linear_share_N,
+which falls where N samplers are more than the machine has cores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """`quorum bench pipeline --against trl`: whole steps of a run beside those of TRL's GRPOTrainer, taken in turns.
 
 Both sides have the same model, prompts in the same order, k, lengths, temperature, reward (agreement with the majority
-of the last numbers), float32 weights under AdamW and all cores of this machine; each draws its own completions, whose
-mean lengths are compared, so that both do the same work. TRL takes the fastest of a few of its settings, tried before
-anything is measured: micro-batches, and generation by `generate` or by transformers' continuous batching. Its colocated
-vLLM updates weights in a way that vLLM's CPU build does not have, so on a CPU it generates with transformers; on a GPU
-it is given vLLM, colocated, and our side shares the GPU too (this branch has not been run).
+of the last numbers), float32 weights under AdamW and all cores that this process may use: TRL's one process has a
+thread on each of them; our two samplers, and then our two ranks, have them by halves. Each side draws its own
+completions, whose mean lengths are compared, so that both do the same work. TRL takes the fastest of a few of its
+settings, tried before anything is measured: micro-batches, and generation by `generate` or by transformers' continuous
+batching. Its colocated vLLM updates weights in a way that vLLM's CPU build does not have, so on a CPU it generates with
+transformers; on a GPU it is given vLLM, colocated, and our side shares the GPU too (this branch has not been run).
 """
 
 from __future__ import annotations
@@ -92,18 +93,23 @@ def run_pipeline_trl(repeats: int, seed: int, keep: Path | None, workload: str =
         raise ConfigError(f"no workload {workload!r} for --against trl; there are: {', '.join(WORKLOADS)}")
     work = WORKLOADS[workload]
     with tempfile.TemporaryDirectory(prefix="quorum-bench-") as scratch:
-        pairs, trl = measure(work, keep or Path(scratch), repeats, seed)
+        pairs, trl, tried = measure(work, keep or Path(scratch), repeats, seed)
     check_same_work(pairs)
-    named: dict[str, object] = {"workload": workload, "against": "trl"}
-    return BenchResult("pipeline-trl", figures(work, pairs) | {"trl_settings": trl}, seed, repeats, named)
+    values = figures(work, pairs, tried) | {"trl_settings": trl}
+    return BenchResult("pipeline-trl", values, seed, repeats, workload_of(workload))
 
 
-def measure(work: Workload, root: Path, repeats: int, seed: int) -> tuple[list[Pair], str]:
-    """Pairs, and the name of the settings that TRL was fastest with."""
+def workload_of(workload: str = "spread") -> dict[str, object]:
+    """What a result says was measured, by the same option."""
+    return {"workload": workload, "against": "trl"}
+
+
+def measure(work: Workload, root: Path, repeats: int, seed: int) -> tuple[list[Pair], str, float]:
+    """Pairs, the name of the settings that TRL was fastest with, and the seconds of its step when they were tried."""
     model = make_random_model(root / "model", hidden=work.hidden, layers=work.layers)
     prompts = write_prompts(root / "prompts.jsonl", num_prompts=work.prompts * (repeats + WARM_UP + 1), seed=seed)
     given = (f"run.dir={root / 'run'}", f"run.seed={seed}", f"model.path={model}", f"data.train.0.path={prompts}")
-    config = load_run_config("bench", [*_our_settings(work), *given, *work.overrides])
+    config = load_run_config("bench", [*our_settings(work), *given, *work.overrides])
     checked = preflight(config, new_run=True)
     device = checked.plan.device
     trl = _start_trl(work, model, prompts, config.learner.learning_rate, device)
@@ -123,11 +129,13 @@ def measure(work: Workload, root: Path, repeats: int, seed: int) -> tuple[list[P
     finally:
         trl.stop()
         run_dir.close()
-    return pairs, ready["best"]
+    return pairs, ready["best"], ready["tried"][ready["best"]]
 
 
-def figures(work: Workload, pairs: Sequence[Pair]) -> dict[str, object]:
-    """Medians over the repeats; the ratio is paired."""
+def figures(work: Workload, pairs: Sequence[Pair], tried_seconds: float) -> dict[str, object]:
+    """Medians over the repeats; the ratio is paired. Beside TRL's step stands what it took as its settings were tried,
+    with nothing of ours around: far less would mean that our side slows TRL down.
+    """
     count = work.prompts * work.k
     return {
         "over_trl": Median(pair.trl / pair.ours for pair in pairs),
@@ -135,6 +143,7 @@ def figures(work: Workload, pairs: Sequence[Pair]) -> dict[str, object]:
         "trl_completions_per_second": Median(count / pair.trl for pair in pairs),
         "step_seconds": Median(pair.ours for pair in pairs),
         "trl_step_seconds": Median(pair.trl for pair in pairs),
+        "trl_tried_seconds": tried_seconds,
         "completion_tokens_mean": Median(pair.tokens for pair in pairs),
         "trl_completion_tokens_mean": Median(pair.trl_tokens for pair in pairs),
         "reward_mean": Median(pair.reward for pair in pairs),
@@ -153,8 +162,17 @@ def check_same_work(pairs: Sequence[Pair]) -> None:
         )
 
 
-def _our_settings(work: Workload) -> tuple[str, ...]:
+def num_threads() -> int:
+    """Cores that this process, and so both sides, may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def our_settings(work: Workload) -> tuple[str, ...]:
+    """Of the preset. Samplers, and after them ranks, have all cores together, as TRL's process has."""
+    half = max(1, num_threads() // 2)
     return (
+        f"cluster.cpus_per_sampler={half}",
+        f"cluster.cpus_per_rank={half}",
         "data.shuffle=false",  # TRL takes the file in order
         f"rollout.prompts_per_step={work.prompts}",
         f"rollout.completions_per_prompt={work.k}",
@@ -177,7 +195,7 @@ def candidates(work: Workload, device: str) -> dict[str, dict[str, Any]]:
 
 
 def _start_trl(work: Workload, model: Path, prompts: Path, learning_rate: float, device: str) -> Child:
-    threads = os.cpu_count() or 1
+    threads = num_threads()
     env = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     child = Child(
         "TRL's side", "benchmarks.trl_side", env | ({"ACCELERATE_USE_CPU": "true"} if device == "cpu" else {})

@@ -72,8 +72,12 @@ def run_rollout(
             with sampler_pool(config) as (pool, order):
                 steps[count] = [draw(pool, config, order, step) for step in range(repeats + 1)][1:]
             print(_line(count, steps[count]), flush=True)
-    named: dict[str, object] = {"model": model, "samplers": sorted(samplers)}
-    return BenchResult("rollout", figures(steps), seed, repeats, named)
+    return BenchResult("rollout", figures(steps), seed, repeats, workload_of(samplers, model))
+
+
+def workload_of(samplers: Sequence[int] = SAMPLERS, model: str = OWN_MODEL) -> dict[str, object]:
+    """What a result says was measured, by the same options."""
+    return {"model": model, "samplers": sorted(samplers)}
 
 
 def model_settings(model: str, directory: Path) -> list[str]:

@@ -107,16 +107,32 @@ def figures(starts: Sequence[Start]) -> dict[str, object]:
 def rows(starts: Sequence[Start]) -> list[tuple[str, int, float]]:
     """(name, depth, median seconds) of every phase, the parts of `actors` below it, and their steps below them."""
     found = []
-    for phase in starts[0].phases:
-        found.append((phase, 0, Median([start.phases[phase] for start in starts])))
+    for phase in _names([start.phases for start in starts]):
+        found.append((phase, 0, _median([start.phases for start in starts], phase)))
         if phase != ACTORS:
             continue
-        for part in sorted(starts[0].parts):
-            found.append((part, 1, Median([start.parts[part] for start in starts])))
-            for step in starts[0].steps.get(part, ()):
-                median = Median([start.steps[part].get(step, 0.0) for start in starts])
-                found.append((f"{part}/{step}", 2, median))
+        for part in sorted(_names([start.parts for start in starts])):
+            found.append((part, 1, _median([start.parts for start in starts], part)))
+            steps = [start.steps.get(part, {}) for start in starts]
+            found += [(f"{part}/{step}", 2, _median(steps, step)) for step in _names(steps)]
     return found
+
+
+def _names(repeats: Sequence[Mapping[str, float]]) -> list[str]:
+    """Names of all repeats. One that only later repeats have stands behind the one that it followed there."""
+    names: list[str] = []
+    for repeat in repeats:
+        at = 0
+        for name in repeat:
+            if name not in names:
+                names.insert(at, name)
+            at = names.index(name) + 1
+    return names
+
+
+def _median(repeats: Sequence[Mapping[str, float]], name: str) -> Median:
+    """Of a name's seconds; a repeat without it took none."""
+    return Median(repeat.get(name, 0.0) for repeat in repeats)
 
 
 def table(starts: Sequence[Start]) -> list[str]:

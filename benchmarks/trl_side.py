@@ -13,13 +13,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from voting.extractors.last_number import extract_last_number
 
 HOPELESS = 3.0
-"""Settings whose first step takes so many times the best one's are not tried again."""
+"""Settings whose first step takes so many times the fastest first step are given no further one."""
+WARM_STEPS = 3
+"""Of a try, after the first; the fastest counts."""
+TRY_SECONDS = 120.0
+"""After which a try ends with the warm steps that it has, one at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +115,44 @@ def majority_rewards(prompts: Sequence[str], completions: Sequence[str]) -> list
 
 
 def try_all(work: TrlWork, candidates: Mapping[str, Mapping[str, Any]]) -> dict[str, float | str]:
-    """By name of settings: seconds of a step, or why TRL cannot run with them."""
+    """By name of settings: seconds of the fastest warm step, or why there is none."""
     tried: dict[str, float | str] = {}
+    fastest_first = math.inf
     for name, settings in candidates.items():
-        best = min((seconds for seconds in tried.values() if isinstance(seconds, float)), default=math.inf)
-        tried[name] = try_out(work, settings, HOPELESS * best)
+        found = try_out(work, settings, HOPELESS * fastest_first)
+        if isinstance(found, str):
+            tried[name] = found
+        elif len(found) == 1:
+            tried[name] = f"hopeless: its first step took {found[0]:.1f} s, another's {fastest_first:.1f} s"
+        else:
+            tried[name] = min(found[1:])
+            fastest_first = min(fastest_first, found[0])
     return tried
 
 
-def try_out(work: TrlWork, settings: Mapping[str, Any], limit: float = math.inf) -> float | str:
-    """Seconds of a step with these settings once it is warm, or of the first one where that takes longer than `limit`
-    seconds; why not, where TRL cannot run with them."""
+def try_out(work: TrlWork, settings: Mapping[str, Any], limit: float = math.inf) -> list[float] | str:
+    """Seconds of one trainer's steps with these settings, the first of which is cold; see `is_enough`. Why not, where
+    TRL cannot run with them."""
     seconds: list[float] = []
     steps = Steps()
     try:
-        while len(seconds) < 2 and max(seconds, default=0.0) <= limit:
-            trainer = make_trainer(work, settings, steps, max_steps=1)
-            trainer.add_callback(make_stepper(iter([{}]), lambda fields: seconds.append(fields["seconds"]), steps))
-            trainer.train()
+        trainer = make_trainer(work, settings, steps, max_steps=1 + WARM_STEPS)
+        stepper = make_stepper(
+            repeat({}), lambda fields: seconds.append(fields["seconds"]), steps, lambda: is_enough(seconds, limit)
+        )
+        trainer.add_callback(stepper)
+        trainer.train()
     except Exception as exc:  # noqa: BLE001 - a setting that does not run here is an answer too
         return f"{type(exc).__name__}: {exc}"[:200]
-    return seconds[-1]
+    return seconds
+
+
+def is_enough(seconds: Sequence[float], limit: float) -> bool:
+    """Whether a try ends after these steps: the first took more than `limit` seconds, or all are there, or it takes too
+    long."""
+    if len(seconds) == 1:
+        return seconds[0] > limit
+    return len(seconds) > WARM_STEPS or sum(seconds) > TRY_SECONDS
 
 
 def make_trainer(work: TrlWork, settings: Mapping[str, Any], steps: Steps, *, max_steps: int) -> Any:
@@ -186,8 +208,20 @@ def make_trainer(work: TrlWork, settings: Mapping[str, Any], steps: Steps, *, ma
     )
 
 
-def make_stepper(orders: Iterator[Mapping[str, Any]], answer: Callable[[dict[str, Any]], None], steps: Steps) -> Any:
-    """Trainer callback: a step per order, timed from the order to the optimizer's end, generation and rewards in it."""
+def make_stepper(
+    orders: Iterator[Mapping[str, Any]],
+    answer: Callable[[dict[str, Any]], None],
+    steps: Steps,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Any:
+    """Trainer callback: a step per order, timed from the order to the optimizer's end, generation and rewards in it.
+
+    Args:
+        orders: the process ends after the last.
+        answer: is told of every step.
+        steps: what the trainer drew.
+        is_over: asked after every step: whether the training ends, and the process goes on.
+    """
     from transformers import TrainerCallback
 
     class Stepper(TrainerCallback):
@@ -199,6 +233,7 @@ def make_stepper(orders: Iterator[Mapping[str, Any]], answer: Callable[[dict[str
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             answer({"seconds": time.perf_counter() - self.began, **steps.fields()})
+            control.should_training_stop = control.should_training_stop or is_over()
 
     return Stepper()
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a file
 
 from scripts.bundle_sets import DEFAULT_SET, SETS, carried_pins, normal, sdists  # noqa: E402
-from scripts.bundle_verify import Finding, verify  # noqa: E402
+from scripts.bundle_verify import Finding, verify, wheel_pin  # noqa: E402
 
 PART_BYTES = 55 << 20
 PIP_SECONDS = 1800
@@ -69,6 +69,7 @@ def build(name: str, out: Path) -> None:
     work = out / "work"
     wheels = work / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
+    drop_others(pins, wheels)
     download(pins, wheels)
     build_project(wheels)
     site = work / "site"
@@ -82,6 +83,15 @@ def build(name: str, out: Path) -> None:
     for part in parts:
         print(f"  {part.name}  {mib(part.stat().st_size)}")
     print(f"  carry {out.name}/quorum-gpu.* and install.sh, then: bash install.sh")
+
+
+def drop_others(pins: Iterable[str], wheels: Path) -> None:
+    """Delete the wheels of an earlier build that are of no pin now: everything in the folder is unpacked."""
+    wanted = {f"{normal(name)}=={version}" for name, _, version in (pin.partition("==") for pin in pins)}
+    for wheel in wheels.glob("*.whl"):
+        if wheel_pin(wheel) not in wanted and not wheel.name.startswith("quorum_srt-"):
+            print(f"bundle: {wheel.name} is of no pin, deleted", flush=True)
+            wheel.unlink()
 
 
 def download(pins: Iterable[str], wheels: Path) -> None:

@@ -3,12 +3,22 @@
 # `bash install.sh --check FOLDER` verifies and unpacks into FOLDER/site on any machine, and changes nothing else.
 # Needs python3 = 3.12, and torch of the bundle's version unless it is carried. Where torch is the machine's, its own
 # packages win over carried ones of the same name; where torch is carried, the carried ones win.
+# FOLDER is replaced whole; one with files that no earlier install put there is refused.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 check=
 [[ ${1:-} != --check ]] || { check=1; shift; }
 target=${1:-$HOME/.local/share/quorum-gpu}
+[[ $target == /* ]] || target=$PWD/$target
+target=${target%/}
+marker=.quorum-gpu-bundle
 python=${PYTHON:-python3}
+refuse_foreign() {
+  [[ -e $1 ]] || return 0
+  [[ -d $1 && (-f $1/$marker || -z $(ls -A "$1")) ]] ||
+    { echo "install: $1 exists and was not made by this script; move it away, or name another FOLDER" >&2; exit 4; }
+}
+[[ -n $check ]] || { refuse_foreign "$target"; refuse_foreign "$target.new"; }
 read -r torch torch_is <"$here/quorum-gpu.target" || { echo "install: quorum-gpu.target is missing; carry it too" >&2; exit 4; }
 [[ -n $check ]] || TORCH=$torch TORCH_IS=$torch_is "$python" - <<'PY' || exit 4
 import importlib.metadata as metadata, os, sys
@@ -36,7 +46,7 @@ if [[ -n $check ]]; then
   echo "install: verified; unpacked into $target/site, nothing installed"
   exit 0
 fi
-rm -rf "$target.new" && mkdir -p "$target.new"
+rm -rf "$target.new" && mkdir -p "$target.new" && touch "$target.new/$marker"
 cat quorum-gpu.part* | tar -xJ -C "$target.new"
 rm -rf "$target" && mv "$target.new" "$target"
 site=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

@@ -41,7 +41,8 @@ def run_stages(stages: Sequence[Stage], place: Place, file: ResultFile, settings
     """Run what is not in the file yet, and print a table of all.
 
     Returns:
-        EXIT_MET; EXIT_MISSED when a stage failed or missed a bound; EXIT_UNFINISHED when time ran out before.
+        EXIT_MET; EXIT_MISSED when a stage failed or missed a bound; EXIT_UNFINISHED when time ran out before. A stage
+        that the call's end cut short of its own limit is not written down.
     """
     began, unfinished = time.monotonic(), []
     for stage in stages:
@@ -60,11 +61,15 @@ def run_stages(stages: Sequence[Stage], place: Place, file: ResultFile, settings
             continue
         limit = stage.limit_seconds if left is None else min(left, stage.limit_seconds)
         print(f"{stage.name}: {stage.about} (at most {limit:.0f} s)", flush=True)
-        file.record(stage.name, _run(stage, place, limit, settings))
+        entry = _run(stage, place, limit, settings)
+        if entry["exit_code"] is None and limit < stage.limit_seconds:  # cut by the budget: says nothing of the stage
+            unfinished.append(stage.name)
+        else:
+            file.record(stage.name, entry)
     entries = {stage.name: file.stages[stage.name] for stage in stages if stage.name in file.stages}
     print("\n".join(table(entries)), flush=True)
     if unfinished:
-        print(f"not begun for lack of time: {', '.join(unfinished)}; run the same command again", flush=True)
+        print(f"not ended for lack of time: {', '.join(unfinished)}; run the same command again", flush=True)
         return EXIT_UNFINISHED
     bad = [name for name, entry in entries.items() if entry["outcome"] not in ("passed", "skipped")]
     return EXIT_MISSED if bad else EXIT_MET

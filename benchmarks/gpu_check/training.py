@@ -7,6 +7,7 @@ costs next to nothing. Every published tensor is compared with the learner's.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -68,11 +69,12 @@ def words(directory: Path, device: str, is_tiny: bool) -> list[str]:
 def step_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Figures of a run's metric rows; the first step, in which everything is new, is left out of the medians."""
     steps = [row for row in rows if row.get("learn/num_updates") is not None]
+    updated = [row for row in steps if row["learn/num_updates"]]
     figures: dict[str, Any] = {
         "num_steps": len(steps),
         "num_updates": sum(row["learn/num_updates"] for row in steps),
         "num_checked_tensors": sum(row.get("sync/num_checked_tensors") or 0 for row in steps),
-        "logprob_gap_max": max((row.get("sync/logprob_gap_mean") or 0.0 for row in steps), default=float("inf")),
+        "logprob_gap_max": max(map(_gap, updated), default=math.inf),
         "agreement_first": steps[0].get("vote/agreement_mean") if steps else None,
         "agreement_last": steps[-1].get("vote/agreement_mean") if steps else None,
     }
@@ -81,6 +83,12 @@ def step_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if values:
             figures[name.partition("/")[2] if name.startswith("time/") else name] = statistics.median(values)
     return figures
+
+
+def _gap(row: Mapping[str, Any]) -> float:
+    """The log-probability gap of a step with updates; infinite where none was measured, which must meet no bound."""
+    gap = row.get("sync/logprob_gap_mean")
+    return math.inf if gap is None or math.isnan(gap) else float(gap)
 
 
 if __name__ == "__main__":

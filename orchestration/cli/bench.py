@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -29,11 +30,23 @@ BENCHES = {
     "vote": "answers per second by equivalence, beside a plain loop over math-verify, with answers that hang, and in "
     "the demo",
 }
-"""Name -> what it measures. `benchmarks.NAME.run_NAME(repeats, seed[, options])` returns its BenchResult."""
+"""Name -> what it measures. `benchmarks.NAME.run_NAME(repeats, seed[, options])` returns its BenchResult. Where options
+decide what is measured, `benchmarks.NAME.workload_of([options])` is the result's workload."""
 PEERS = {"trl": "pipeline"}
 """What `--against` takes beside a file: another trainer, measured in the same run by the module NAME_PEER."""
 WORSE_EXIT = 5
 """A figure is worse than its baseline by more than the tolerance."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A bench as the command's words choose it."""
+
+    bench: str
+    """As its results are named."""
+    run: Callable[..., Any]
+    workload_of: Callable[..., Mapping[str, object]]
+    """By the options of `run` besides `keep`."""
 
 
 def bench(
@@ -69,24 +82,25 @@ def bench(
     ] = None,
     keep: Annotated[Path | None, typer.Option(help="Keep model, prompts and run directory here.")] = None,
 ) -> None:
-    """Measure on this machine and print a table and a RESULT line with machine and versions.
+    """Measure on this machine and print a table and a RESULT line with machine and versions; then what --against says.
 
     Both sides of a comparison alternate in one run, and medians of the paired ratios are reported: seconds
     alone say little on a machine that other work shares.
     """
     peers, files = _split(against or [])
-    run = _bench(name, schedule, peers)
-    options = _options(name, run, {"workload": workload, "samplers": _numbers(samplers), "model": model, "keep": keep})
-    baselines = _baselines(files)
-    result: BenchResult = run(repeats, seed, **options)
+    chosen = _bench(name, schedule, peers)
+    given = {"workload": workload, "samplers": _numbers(samplers), "model": model, "keep": keep}
+    options = _options(name, chosen.run, given)
+    baselines = _baselines(files, chosen, seed, options)
+    result: BenchResult = chosen.run(repeats, seed, **options)
     for line in result.table():
         print(line)
+    print(result, flush=True)
     if json is not None:
         from benchmarks.results import write_result
 
         write_result(json, result)
     is_worse = [_compare(path, baseline, result, tolerance / 100) for path, baseline in baselines.items()]
-    print(result)
     if any(is_worse):
         raise typer.Exit(WORSE_EXIT)
 
@@ -103,8 +117,8 @@ def _split(against: list[str]) -> tuple[list[str], list[Path]]:
     return [word for word in against if word in PEERS], [Path(word) for word in against if word not in PEERS]
 
 
-def _bench(name: str, schedule: bool, peers: list[str]) -> Callable[..., Any]:
-    """The function that measures."""
+def _bench(name: str, schedule: bool, peers: list[str]) -> _Chosen:
+    """The bench of that name."""
     if name not in BENCHES:
         raise ConfigError(f"no benchmark {name!r}; there are: {', '.join(BENCHES)}")
     if schedule and name != "pipeline":
@@ -114,9 +128,10 @@ def _bench(name: str, schedule: bool, peers: list[str]) -> Callable[..., Any]:
     for peer in peers:
         if name != PEERS[peer]:
             raise ConfigError(f"--against {peer} belongs to `quorum bench {PEERS[peer]}`, not to {name}")
-    module = "schedule" if schedule else "_".join([name, *peers[:1]])
-    function: Callable[..., Any] = getattr(import_module(f"benchmarks.{module}"), f"run_{module}")
-    return function
+    words = [name, "schedule"] if schedule else [name, *peers[:1]]
+    base = "schedule" if schedule else "_".join(words)
+    module = import_module(f"benchmarks.{base}")
+    return _Chosen("-".join(words), getattr(module, f"run_{base}"), getattr(module, "workload_of", dict))
 
 
 def _options(name: str, run: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,19 +145,22 @@ def _options(name: str, run: Callable[..., Any], given: Mapping[str, Any]) -> di
     return {o: value for o, value in given.items() if o in taken and (value is not None or o == "keep")}
 
 
-def _baselines(files: list[Path]) -> dict[Path, dict[str, Any]]:
-    """Read before anything is measured: a baseline that is not there is said at once."""
-    from benchmarks.baseline import read_baseline
+def _baselines(files: list[Path], chosen: _Chosen, seed: int, options: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+    """Read before anything is measured: one that is not there, or measured something else, is said at once."""
+    from benchmarks.baseline import check_workload, read_baseline
 
-    return {path: read_baseline(path) for path in files}
+    baselines = {path: read_baseline(path) for path in files}
+    named = chosen.workload_of(**{name: value for name, value in options.items() if name != "keep"})
+    for path, baseline in baselines.items():
+        check_workload(baseline, chosen.bench, {**named, "seed": seed}, path)
+    return baselines
 
 
 def _compare(path: Path, baseline: dict[str, Any], result: BenchResult, tolerance: float) -> bool:
     """Print the comparison; whether a figure is worse by more than the tolerance."""
-    from benchmarks.baseline import check_workload, compare, describe
+    from benchmarks.baseline import compare, describe
 
     now = result.document()
-    check_workload(baseline, now["bench"], now["workload"], path)
     rows = compare(baseline, now, tolerance)
     print(f"against {path}, tolerance {tolerance:.0%}:")
     for line in describe(baseline, now, rows):

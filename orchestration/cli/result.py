@@ -1,4 +1,4 @@
-"""The RESULT line: the last line of every measuring command, one JSON object."""
+"""The RESULT line: one JSON object, the last line of what a measuring command measured."""
 
 from __future__ import annotations
 

@@ -20,14 +20,24 @@ class EventFile:
     incarnation from there on.
     """
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, without: str = "set report.tensorboard=false") -> None:
+        """Open it.
+
+        Args:
+            log_dir: is made where it is missing.
+            without: what to do where no events are wanted, for the error.
+
+        Raises:
+            ResourceError: the tensorboard package is not installed.
+            StorageError: the file cannot be written.
+        """
         try:
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise ResourceError(
-                "report.tensorboard is on and the tensorboard package is not installed: "
-                "`pip install tensorboard`, or set report.tensorboard=false"
+                f"TensorBoard events need the tensorboard package, which is not installed: `pip install tensorboard`, "
+                f"or {without}"
             ) from error
         self._event: Any = event_pb2.Event
         self._session: Any = event_pb2.SessionLog

@@ -28,7 +28,7 @@ class TensorBoardSink:
         self._events: EventFile | None = None
 
     def open(self) -> Kept:
-        self._events = EventFile(self._log_dir)
+        self._events = EventFile(self._log_dir, without="take the sink tensorboard out of report.sinks")
         return {}
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -112,6 +112,15 @@ def test_on_another_machine_only_ratios_are_judged_and_it_is_said_loudly(tmp_pat
     assert any(line.startswith("ANOTHER MACHINE") and "an abacus" in line for line in lines)
 
 
+@pytest.mark.parametrize(("name", "is_judged"), [("rest_share", True), ("linear_share_4", False)])
+def test_a_share_that_depends_on_the_cores_is_judged_on_the_same_machine_only(name: str, is_judged: bool) -> None:
+    baseline = RESULT.document() | {"figures": {name: 0.5}}
+    [row] = compare(baseline | {"machine": "an abacus"}, baseline, 0.10)
+    assert (row.better is not None) == is_judged
+    [row] = compare(baseline, baseline, 0.10)
+    assert row.better is not None
+
+
 def test_versions_that_changed_and_figures_that_went_are_named(tmp_path: Path) -> None:
     base = stored(tmp_path, versions={"python": "2.7"}, figures={"over_bare": 1.1, "gone_seconds": 1.0})
     baseline = read_baseline(base)

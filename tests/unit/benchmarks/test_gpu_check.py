@@ -148,6 +148,13 @@ def test_a_call_without_time_for_a_stage_says_so_and_asks_for_another_call(tmp_p
     assert not (tmp_path / "result.json").exists()
 
 
+def test_a_stage_that_the_calls_budget_cuts_is_not_written_down_as_timed_out(tmp_path: Path) -> None:
+    done = run(tmp_path, "hang", settings=", budget_seconds=3.0")
+    assert done.returncode == 75
+    assert "not ended for lack of time: hang; run the same command again" in done.stdout
+    assert not (tmp_path / "result.json").exists()
+
+
 def place(**other: object) -> Place:
     values = {"machine": "m", "gpus": (), "versions": {"torch": "2"}, "code": "a", "device": "cuda", "is_tiny": False}
     return Place(**(values | other))  # type: ignore[arg-type]

@@ -73,6 +73,7 @@ def test_a_runs_figures_leave_the_first_step_out_and_miss_nothing_that_was_not_c
             "learn/num_updates": 1.0,
             "time/step_seconds": 9.0,
             "sync/num_checked_tensors": 4.0,
+            "sync/logprob_gap_mean": 0.01,
             "vote/agreement_mean": 0.5,
         },
         {"learn/num_updates": 1.0, "time/step_seconds": 2.0, "sync/logprob_gap_mean": 0.03},
@@ -84,6 +85,14 @@ def test_a_runs_figures_leave_the_first_step_out_and_miss_nothing_that_was_not_c
     assert found["logprob_gap_max"] == 0.03
     assert (found["agreement_first"], found["agreement_last"]) == (0.5, 0.7)
     assert step_figures([])["logprob_gap_max"] == float("inf")
+
+
+@pytest.mark.parametrize("gap", [{}, {"sync/logprob_gap_mean": None}, {"sync/logprob_gap_mean": float("nan")}])
+def test_a_step_with_updates_whose_gap_was_not_measured_meets_no_bound(gap: dict[str, float | None]) -> None:
+    measured = {"learn/num_updates": 1.0, "sync/logprob_gap_mean": 0.01}
+    assert step_figures([measured, {"learn/num_updates": 1.0, **gap}])["logprob_gap_max"] == float("inf")
+    assert step_figures([{"learn/num_updates": 1.0, **gap}, measured])["logprob_gap_max"] == float("inf")
+    assert step_figures([measured, {"learn/num_updates": 0.0, **gap}])["logprob_gap_max"] == 0.01
 
 
 def test_the_page_lists_every_stage_in_order() -> None:

@@ -1,5 +1,7 @@
 """What the startup bench makes of the starts it timed."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.startup import Start, figures, rows, table
@@ -38,6 +40,21 @@ def test_phases_sum_to_the_whole_and_parts_stand_below_the_actors():
     names = [name for name, _, _ in found]
     at = names.index("actors")
     assert names[at + 1 : at + 5] == ["learner", "learner/importing", "learner/reference", "samplers"]
+
+
+def test_what_only_some_repeats_have_counts_as_no_seconds_in_the_others_and_keeps_its_place():
+    more = replace(
+        STARTS[1],
+        phases={"imports": 1.0, "nodes": 4.0, **STARTS[1].phases},
+        parts={**STARTS[1].parts, "voting": 3.0},
+        steps={"samplers": {"engine": 2.0}},
+    )
+    found = rows([STARTS[0], more])
+    seconds = {name: value for name, _, value in found}
+    assert [name for name, depth, _ in found if depth == 0][:3] == ["imports", "nodes", "ray"]
+    assert (seconds["nodes"].values, seconds["voting"].values) == ((0.0, 4.0), (0.0, 3.0))
+    assert seconds["learner/reference"].values == (1.0, 0.0) and seconds["samplers/engine"].values == (0.0, 2.0)
+    assert figures([more, STARTS[0]])["nodes_seconds"] == 2.0
 
 
 def test_the_table_says_when_everything_is_ready():

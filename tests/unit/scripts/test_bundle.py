@@ -43,7 +43,7 @@ def install(packed: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     python, site = tmp_path / "python", tmp_path / "site-packages"
     python.write_text(FAKE_PYTHON)
     python.chmod(0o755)
-    site.mkdir()
+    site.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHON": str(python), "SITE": str(site)}
     command = ["bash", str(packed / "install.sh"), str(tmp_path / "target")]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
@@ -72,6 +72,36 @@ def test_a_damaged_lost_or_foreign_part_is_refused(packed: Path, tmp_path: Path,
     assert done.returncode == 4
     assert done.stderr.startswith("sha256sum:") or "install:" in done.stderr
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("name", ["target", "target.new"])
+def test_a_folder_that_the_script_did_not_make_is_refused_and_stays(packed: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.tex").write_text("mine")
+    done = install(packed, tmp_path)
+    assert done.returncode == 4 and f"{tmp_path / name} exists and was not made by this script" in done.stderr
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_and_an_earlier_install_are_replaced(packed: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    assert install(packed, tmp_path).returncode == 0
+    (target / "package" / "old.py").touch()
+    assert install(packed, tmp_path).returncode == 0
+    assert (target / "package" / "data.bin").exists() and not (target / "package" / "old.py").exists()
+
+
+def test_wheels_of_an_earlier_lock_are_not_packed(tmp_path: Path) -> None:
+    for name in (
+        "a_b-1-py3-none-any.whl",
+        "a_b-2-py3-none-any.whl",
+        "C.d-3-cp312-cp312-x.whl",
+        "gone-1-py3-none-any.whl",
+    ):
+        (tmp_path / name).touch()
+    bundle.drop_others(["a-b==2", "c-d==3"], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["C.d-3-cp312-cp312-x.whl", "a_b-2-py3-none-any.whl"]
 
 
 def test_what_the_target_has_and_what_is_left_out_does_not_travel() -> None:

@@ -14,7 +14,9 @@ import pytest
 
 from orchestration.watch.jsonl import append_rows, read_rows
 from orchestration.watch.metrics import METRICS, TIME_PARTS, MetricsWriter, read_metrics
-from quorum.errors import StorageError
+from orchestration.watch.sinks.sink import SinkRun
+from orchestration.watch.sinks.tensorboard import TensorBoardOptions, TensorBoardSink
+from quorum.errors import ResourceError, StorageError
 
 ROOT = Path(__file__).parents[4]
 
@@ -123,6 +125,17 @@ def test_writing_metrics_and_events_imports_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'tensorflow', 'ray', 'vllm'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60, cwd=ROOT)
+
+
+def test_without_the_package_each_writer_of_events_says_how_to_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
+    with pytest.raises(ResourceError, match=r"`pip install tensorboard`, or set report\.tensorboard=false"):
+        MetricsWriter(tmp_path, tensorboard=True)
+    sink = TensorBoardSink(SinkRun(tmp_path, "id"), TensorBoardOptions(log_dir=str(tmp_path)))
+    with pytest.raises(ResourceError, match=r"tensorboard`, or take the sink tensorboard out of report\.sinks"):
+        sink.open()
 
 
 def test_the_registry_and_the_names_that_the_code_logs_are_the_same() -> None:
