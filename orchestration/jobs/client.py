@@ -24,7 +24,7 @@ NAME, RUN, WORDS, NUMBER = "quorum_name", "quorum_run", "quorum_words", "quorum_
 """Keys of a job's metadata: name, run directory, `train`'s words as JSON, number of the submission."""
 ENDED = ("succeeded", "failed", "stopped")
 SUPERVISOR = ("python", "-m", "orchestration.jobs.supervisor")
-NOT_UPLOADED = ("/runs/", ".env", ".env.*", ".netrc", "*.pem", "*.key")
+NOT_UPLOADED = ("/runs/", "*.env", ".env.*", ".netrc", ".aws/", "*.pem", "*.key")
 """Of a working directory: runs, and where secrets are kept; what .gitignore names is left out as well."""
 _LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 _KILLED = 137

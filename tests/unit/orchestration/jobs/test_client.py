@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,3 +204,17 @@ def test_a_secret_in_an_override_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match=r"\$HF_TOKEN") as caught:
         submission("srt", "model.path=/models/0123456789-secret")
     assert "0123456789" not in str(caught.value)
+
+
+def test_files_that_hold_secrets_are_not_packed(tmp_path: Path) -> None:
+    """Ray's own packing, with our patterns."""
+    from ray._private.runtime_env.packaging import create_package
+
+    work, package = tmp_path / "work", tmp_path / "package.zip"
+    secret = ["secrets.env", ".env", ".env.local", "deep/prod.env", ".aws/credentials", ".netrc", "a.pem", "runs/a/x"]
+    for name in [*secret, "my.yaml", "deep/runs/code.py", "environment.py"]:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("x")
+    create_package(str(work), package, include_gitignore=True, excludes=list(client.NOT_UPLOADED))
+    packed = [name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")]
+    assert sorted(packed) == ["deep/runs/code.py", "environment.py", "my.yaml"]
