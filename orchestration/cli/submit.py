@@ -34,7 +34,10 @@ def submit(
         float, typer.Option("--driver-cpus", min=0, help="For the driver: with any it may be on every node.")
     ] = 0.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in run.dir if there is one; it was started elsewhere.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in run.dir if there is one: overrides count, CONFIG does not."
+        ),
     ] = False,
 ) -> None:
     """Submit a run to a Ray cluster, show its log and end with its exit code. Ctrl-C leaves it running.

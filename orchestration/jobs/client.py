@@ -44,7 +44,9 @@ class Submission:
     working_dir: str | None
     """Uploaded for driver and actors; None: the nodes have Quorum and the configuration."""
     resume: bool = False
-    """The run may have been started before."""
+    """The run may have been started before; the overrides among `words` change how it goes on."""
+    again: bool = False
+    """It was submitted before with these words, which count only if it never began."""
     overrides: tuple[str, ...] = ()
     """For the resumed run."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +57,8 @@ class Submission:
     def entrypoint(self) -> str:
         """The shell command that supervises the run."""
         sets = [f"--set={override}" for override in self.overrides]
-        options = ["--run", self.run, "--retries", str(self.retries), *(["--resume"] if self.resume else []), *sets]
+        known = ["--resume"] if self.resume else ["--again"] if self.again else []
+        options = ["--run", self.run, "--retries", str(self.retries), *known, *sets]
         return shlex.join([*SUPERVISOR, *options, "--", *self.words])
 
 

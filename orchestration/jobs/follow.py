@@ -61,7 +61,7 @@ def follow(jobs: Jobs, job: Job, write: Write, *, resubmit: Submission | None = 
         if not ended.is_lost or resubmit is None or not num_left:
             return ended
         num_left -= 1
-        job = jobs.submit(replace(resubmit, resume=True))
+        job = jobs.submit(replace(resubmit, again=True))
         write(
             f"quorum: job {ended.id} was lost ({_reason(ended)}); submitted again as {job.id}, from the last "
             f"checkpoint of {job.run}; {num_left} more times if needed\n"

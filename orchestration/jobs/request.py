@@ -36,7 +36,7 @@ def of_config(
         retries: how often a driver that died is started again.
         working_dir: uploaded to every node; None uploads nothing.
         driver_cpus: see `Submission`.
-        resume: go on with the run that the directory holds, if any.
+        resume: go on with the run that the directory holds, if any, with these overrides and its own configuration.
 
     Raises:
         ConfigError: the configuration, the name or a path cannot be used on a cluster, or a value holds a secret.
@@ -69,7 +69,7 @@ def of_job(
         run=job.run,
         words=job.words,
         retries=retries,
-        resume=True,
+        again=True,
         overrides=tuple(overrides),
         working_dir=None if working_dir is None else str(working_dir),
         env={"RAY_JOB_STOP_WAIT_TIME_S": str(stop_seconds(None))},

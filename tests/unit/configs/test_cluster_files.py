@@ -150,7 +150,7 @@ def test_the_job_resumes_a_run_on_shared_storage_and_its_entry_point_parses() ->
     told: list[tuple[Any, ...]] = []
 
     class Told(supervisor.Supervisor):
-        def drive(self, arguments: Any, *, resume: bool) -> int:
+        def drive(self, arguments: Any, *, resume: bool = False, again: bool = False) -> int:
             told.append((str(self._run), self._retries, list(arguments), resume))
             return 0
 

@@ -92,6 +92,8 @@ def jobs(ray: FakeRay) -> Jobs:
 def test_an_entry_point_survives_the_shell_and_names_run_retries_and_words() -> None:
     words = shlex.split(replace(WANTED, resume=True, overrides=("a.b=c d",)).entrypoint)
     assert words[3:] == ["--run", "/shared/a", "--retries", "2", "--resume", "--set=a.b=c d", "--", *WANTED.words]
+    assert "--again" in replace(WANTED, again=True).entrypoint
+    assert "--again" not in replace(WANTED, again=True, resume=True).entrypoint, "the user's overrides still count"
 
 
 def test_submissions_of_a_name_are_numbered_and_strangers_left_out(ray: FakeRay, jobs: Jobs) -> None:
@@ -148,7 +150,7 @@ def test_a_lost_job_is_submitted_again_as_often_as_allowed(ray: FakeRay, jobs: J
     written: list[str] = []
     ended = follow.follow(jobs, jobs.submit(WANTED), written.append, resubmit=WANTED)
     assert (ended.id, ended.exit_code) == ("quorum-a-3", 0)
-    assert "--resume" not in ray.sent[0]["entrypoint"] and "--resume" in ray.sent[2]["entrypoint"]
+    assert "--again" not in ray.sent[0]["entrypoint"] and "--again" in ray.sent[2]["entrypoint"]
     assert "quorum-a-1 was lost (JOB_SUPERVISOR_ACTOR_DIED)" in "".join(written)
     ray.ends = [("FAILED", None, -9)] * 3
     assert follow.follow(jobs, jobs.submit(WANTED), written.append, resubmit=WANTED).exit_code == 5
