@@ -35,9 +35,7 @@ def submit(
     ] = 0.0,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on with the run in run.dir if there is one: overrides count, CONFIG does not."
-        ),
+        typer.Option("--resume", help="Go on with the run in run.dir if there is one; CONFIG is not read then."),
     ] = False,
 ) -> None:
     """Submit a run to a Ray cluster, show its log and end with its exit code. Ctrl-C leaves it running.

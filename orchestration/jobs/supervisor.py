@@ -84,7 +84,7 @@ class Supervisor:
         kept = [word for word in arguments[1:] if resume and not word.startswith("run.dir=")]
         if was_started and resume:
             _say(
-                f"run {self._run} goes on with its own configuration: {arguments[0]} is not read again, overrides count"
+                f"run {self._run} goes on with its configuration and the overrides: {arguments[0]} is not read again"
             )
         for attempt in range(self._retries + 1):
             code = self._attempt(self._words(arguments, kept, resume or again or attempt > 0))

@@ -51,8 +51,8 @@ def driver(tmp_path: Path) -> list[str]:
 
 def supervise(run: Path, driver: list[str], *words: str) -> subprocess.Popen[str]:
     code = (
-        "import sys; from orchestration.jobs import supervisor; supervisor.FIRST_WAIT_SECONDS = supervisor.LONGEST_WAIT_SECONDS = 0.05; "
-        f"sys.exit(supervisor.main(sys.argv[1:], {driver!r}))"
+        "import sys; from orchestration.jobs import supervisor as s; "
+        f"s.FIRST_WAIT_SECONDS = s.LONGEST_WAIT_SECONDS = 0.05; sys.exit(s.main(sys.argv[1:], {driver!r}))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, "--run", str(run), *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
