@@ -81,11 +81,9 @@ class Supervisor:
                 maybe changed since, and count only where the run was never started.
         """
         was_started = (resume or again) and self._is_started()
-        kept = [word for word in arguments[1:] if resume and not word.startswith("run.dir=")]
+        kept = [word for word in arguments[1:] if resume and word.partition("=")[0].strip() != "run.dir"]
         if was_started and resume:
-            _say(
-                f"run {self._run} goes on with its configuration and the overrides: {arguments[0]} is not read again"
-            )
+            _say(f"run {self._run} goes on with its configuration and the overrides: {arguments[0]} is not read again")
         for attempt in range(self._retries + 1):
             code = self._attempt(self._words(arguments, kept, resume or again or attempt > 0))
             if code == 0 or self._stopped or not should_retry(code, was_started or attempt > 0):
