@@ -82,7 +82,7 @@ class Supervisor:
         """
         was_started = (resume or again) and self._is_started()
         kept = [word for word in arguments[1:] if resume and word.partition("=")[0].strip() != "run.dir"]
-        if was_started and resume:
+        if was_started and resume and arguments:
             _say(f"run {self._run} goes on with its configuration and the overrides: {arguments[0]} is not read again")
         for attempt in range(self._retries + 1):
             code = self._attempt(self._words(arguments, kept, resume or again or attempt > 0))

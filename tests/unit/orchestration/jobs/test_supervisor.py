@@ -180,3 +180,10 @@ def test_exit_codes_are_those_of_a_shell_and_ancestors_are_found() -> None:
     assert should_retry(4, True) and not should_retry(4, False)
     assert ancestors(os.getpid())[0] == os.getppid()
     assert supervisor.RETRIED == (1, 5)
+
+
+def test_a_run_goes_on_without_any_words(tmp_path: Path, driver: list[str]) -> None:
+    (tmp_path / "codes").write_text("0")
+    (tmp_path / "run.json").write_text("{}")
+    supervise(tmp_path, driver, "--resume").communicate(timeout=SECONDS)
+    assert attempts(tmp_path) == [f"--resume {tmp_path}"]
