@@ -32,6 +32,8 @@ if [[ $run_dir != /* ]]; then
 fi
 
 cpus=${SLURM_CPUS_PER_TASK:-1}
+# Since Slurm 22.05 srun does not take --cpus-per-task from the job: a step would have one CPU.
+export SRUN_CPUS_PER_TASK=$cpus
 gpus=${SLURM_GPUS_ON_NODE:-0}
 port=${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 dashboard_port=$((port + 10000))
@@ -71,6 +73,24 @@ for ((try = 0; try < 60; try++)); do
   sleep 5
 done
 quorum status --address "$address" > /dev/null || exit 4
+
+# Ray takes a run before its workers are there; it would be planned for the nodes that happened to be first.
+nodes_joined() {
+  env -u RAY_ADDRESS -u RAY_API_SERVER_ADDRESS timeout 60 python -c 'import sys
+from ray.util.state import list_nodes
+print(len(list_nodes(sys.argv[1], [("state", "=", "ALIVE")], limit=10000)))' "$address" 2> /dev/null || echo 0
+}
+join_seconds=${QUORUM_JOIN_SECONDS:-300}
+wait_end=$((SECONDS + join_seconds))
+joined=$(nodes_joined)
+while ((joined < ${#nodes[@]})); do
+  if ((SECONDS >= wait_end)); then
+    echo "slurm.sh: $joined of ${#nodes[@]} nodes joined Ray in $join_seconds s; see the output of 'ray start'" >&2
+    exit 4
+  fi
+  sleep 2
+  joined=$(nodes_joined)
+done
 
 name="slurm-$SLURM_JOB_ID"
 # Slurm's warning before the time limit: stop with a checkpoint.

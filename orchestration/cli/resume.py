@@ -20,25 +20,32 @@ def resume(
     ] = 3,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job is submitted.")] = False,
     working_dir: Annotated[
-        str, typer.Option("--working-dir", help="Uploaded for all nodes; `none` where they have everything.")
-    ] = ".",
+        str | None,
+        typer.Option(
+            "--working-dir",
+            help="Uploaded for all nodes; `none` where they have everything.",
+        ),
+    ] = None,
     driver_cpus: Annotated[
         float, typer.Option("--driver-cpus", min=0, help="For the driver: with any it may be on every node.")
     ] = 0.0,
 ) -> None:
     """Submit a run again, from its last checkpoint; the groups finished since then are taken from its log.
 
+    Where a directory was uploaded for it, the current one is uploaded if it holds the run's CONFIG file; otherwise say
+    which with --working-dir. Where none was, none is.
+
     A cluster that was started anew knows no names: `quorum submit CONFIG run.dir=... --resume` goes on there.
     """
     from orchestration.cli.submit import followed, next_steps, uploaded
     from orchestration.jobs.client import Jobs
-    from orchestration.jobs.request import of_job
+    from orchestration.jobs.request import directory_to_upload, of_job
 
     jobs = Jobs(address)
     before = jobs.of_name(name)[-1]
-    wanted = of_job(
-        before, overrides or [], retries=retries, working_dir=uploaded(working_dir), driver_cpus=driver_cpus
-    )
+    chosen = uploaded(working_dir) if working_dir is not None else directory_to_upload(before)
+    wanted = of_job(before, overrides or [], retries=retries, working_dir=chosen, driver_cpus=driver_cpus)
+    print(f"uploads {chosen.resolve()}" if chosen is not None else "uploads nothing", flush=True)
     job = jobs.submit(wanted)
     print(f"submitted {job.id}; goes on with {job.run}", flush=True)
     if no_wait:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,11 +59,28 @@ def scale(
 
 def _by_job(jobs: Jobs, job: Job, num_samplers: int, seconds: float, no_wait: bool) -> int:
     """Have a submitted run scaled from inside its cluster. Returns the exit code."""
-    from orchestration.cli.submit import followed
+    from orchestration.cli.submit import show
+    from orchestration.jobs.follow import follow
 
     words = ["scale", job.run, "--samplers", str(num_samplers), "--wait", f"{seconds:g}"]
     command = ["python", "-m", "orchestration", *words, *(["--no-wait"] if no_wait else [])]
-    return followed(jobs, jobs.run_command(job, shlex.join(command), "scale"), None)
+    order = jobs.run_command(job, shlex.join(command), "scale")
+    try:
+        ended = follow(jobs, order, show)
+    except KeyboardInterrupt:
+        print(
+            f"\nrun {job.name}: the order for {num_samplers} samplers stands; see what became of it with "
+            f"`quorum logs {job.name} --follow`",
+            file=sys.stderr,
+        )
+        return 130
+    if ended.exit_code:
+        print(
+            f"run {job.name}: the order for {num_samplers} samplers ended with exit code {ended.exit_code}", flush=True
+        )
+        if ended.code is None:
+            print(ended.message, file=sys.stderr)
+    return ended.exit_code
 
 
 def _await(control: RunControl, path: Path, num_samplers: int, seconds: float, seen: list[str]) -> None:

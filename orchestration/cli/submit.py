@@ -34,7 +34,8 @@ def submit(
         float, typer.Option("--driver-cpus", min=0, help="For the driver: with any it may be on every node.")
     ] = 0.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in run.dir if there is one; it was started elsewhere.")
+        bool,
+        typer.Option("--resume", help="Go on with the run in run.dir if there is one; CONFIG is not read then."),
     ] = False,
 ) -> None:
     """Submit a run to a Ray cluster, show its log and end with its exit code. Ctrl-C leaves it running.
@@ -79,12 +80,8 @@ def followed(jobs: Jobs, job: Job, resubmit: Submission | None) -> int:
     """Show a job's log to its end. Returns the run's exit code; 130 when Ctrl-C ended the showing."""
     from orchestration.jobs.follow import follow
 
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
     try:
-        ended = follow(jobs, job, write, resubmit=resubmit)
+        ended = follow(jobs, job, show, resubmit=resubmit)
     except KeyboardInterrupt:
         print(f"\nrun {job.name} goes on.\n{next_steps(job)}", file=sys.stderr)
         return 130
@@ -92,6 +89,12 @@ def followed(jobs: Jobs, job: Job, resubmit: Submission | None) -> int:
     if ended.state == "failed" and ended.code is None:
         print(ended.message, file=sys.stderr)
     return ended.exit_code
+
+
+def show(text: str) -> None:
+    """Print a part of a log as it comes."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def next_steps(job: Job) -> str:

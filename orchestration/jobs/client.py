@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from orchestration.jobs.names import submission_id, unknown
@@ -21,13 +22,16 @@ CALL_SECONDS, SUBMIT_SECONDS = 30.0, 600.0
 """For an answer, and for a working directory to be uploaded."""
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 NAME, RUN, WORDS, NUMBER = "quorum_name", "quorum_run", "quorum_words", "quorum_number"
-"""Keys of a job's metadata: name, run directory, `train`'s words as JSON, number of the submission."""
+DEADLINES = "quorum_deadlines"
+"""Keys of a job's metadata: name, run directory, `train`'s words as JSON, number of the submission, and as JSON the
+deadlines in seconds that a driver told to stop may use up."""
 ENDED = ("succeeded", "failed", "stopped")
 SUPERVISOR = ("python", "-m", "orchestration.jobs.supervisor")
-NOT_UPLOADED = ("/runs/", ".env", ".env.*", ".netrc", "*.pem", "*.key")
+NOT_UPLOADED = ("/runs/", "*.env", ".env.*", ".netrc", ".aws/", "*.pem", "*.key")
 """Of a working directory: runs, and where secrets are kept; what .gitignore names is left out as well."""
 _LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 _KILLED = 137
+_SERVER_ERROR = re.compile(r"[^:]*status code 5\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,14 @@ class Submission:
     working_dir: str | None
     """Uploaded for driver and actors; None: the nodes have Quorum and the configuration."""
     resume: bool = False
-    """The run may have been started before."""
+    """The run may have been started before; the overrides among `words` change how it goes on."""
+    again: bool = False
+    """It was submitted before with these words, which count only if it never began."""
     overrides: tuple[str, ...] = ()
     """For the resumed run."""
     env: Mapping[str, str] = field(default_factory=dict)
+    deadlines: Mapping[str, float] = field(default_factory=dict)
+    """That the time to stop was made of, in seconds; for `Job.deadlines`."""
     driver_cpus: float = 0.0
     """That the supervisor takes of a node: with any it may be placed on every node, with none it is on the head."""
 
@@ -55,7 +63,8 @@ class Submission:
     def entrypoint(self) -> str:
         """The shell command that supervises the run."""
         sets = [f"--set={override}" for override in self.overrides]
-        options = ["--run", self.run, "--retries", str(self.retries), *(["--resume"] if self.resume else []), *sets]
+        known = ["--resume"] if self.resume else ["--again"] if self.again else []
+        options = ["--run", self.run, "--retries", str(self.retries), *known, *sets]
         return shlex.join([*SUPERVISOR, *options, "--", *self.words])
 
 
@@ -82,6 +91,8 @@ class Job:
     """Id of the node that the driver is on; empty before it starts."""
     working_dir: str | None
     """URI of what was uploaded."""
+    deadlines: Mapping[str, float]
+    """Of the run, in seconds, those that `quorum stop` waits for; empty where they were not sent."""
 
     @property
     def is_live(self) -> bool:
@@ -132,6 +143,7 @@ class Jobs:
                 )
         number = 1 + max((job.number for job in before if job.name == wanted.name), default=0)
         metadata = {NAME: wanted.name, RUN: wanted.run, WORDS: json.dumps(wanted.words), NUMBER: str(number)}
+        metadata[DEADLINES] = json.dumps(dict(wanted.deadlines))
         return self._send(
             submission_id(wanted.name, number),
             wanted.entrypoint,
@@ -142,9 +154,13 @@ class Jobs:
         )
 
     def run_command(self, job: Job, entrypoint: str, label: str) -> Job:
-        """Start a command of `quorum` on the cluster beside a live run, with the run's own code. It is in no list."""
+        """Start a command of `quorum` on the cluster beside a live run, with the run's own code.
+
+        It is in no list; what is returned has the run's name all the same.
+        """
         new_id = f"{job.id}-{label}-{os.urandom(4).hex()}"
-        return self._send(new_id, entrypoint, {}, working_dir=job.working_dir, env={}, cpus=0)
+        sent = self._send(new_id, entrypoint, {}, working_dir=job.working_dir, env={}, cpus=0)
+        return replace(sent, name=job.name, run=job.run)
 
     def _send(
         self,
@@ -222,6 +238,11 @@ def _refused(address: str, exc: Exception) -> Exception:
     text = " ".join(str(exc).split())
     if "already exists" in text:
         return ConfigError(f"the same run was submitted to {address} at the same time; `quorum status` shows it")
+    if _SERVER_ERROR.match(text):
+        return ResourceError(
+            f"Ray's job server at {address} failed ({text[:600]}): try again; if it stays so, see dashboard.log in "
+            "/tmp/ray/session_latest/logs of the head node"
+        )
     return DataError(f"Ray's job server at {address} refused: {text[:600]}")
 
 
@@ -268,6 +289,7 @@ def _job(details: Any) -> Job:
         ended=details.end_time / 1000 if details.end_time else None,
         node=details.driver_node_id or "",
         working_dir=(details.runtime_env or {}).get("working_dir"),
+        deadlines=json.loads(metadata.get(DEADLINES, "{}")),
     )
 
 

@@ -61,11 +61,31 @@ def follow(jobs: Jobs, job: Job, write: Write, *, resubmit: Submission | None = 
         if not ended.is_lost or resubmit is None or not num_left:
             return ended
         num_left -= 1
-        job = jobs.submit(replace(resubmit, resume=True))
+        job = _submit_again(jobs, ended, replace(resubmit, again=True))
         write(
             f"quorum: job {ended.id} was lost ({_reason(ended)}); submitted again as {job.id}, from the last "
             f"checkpoint of {job.run}; {num_left} more times if needed\n"
         )
+
+
+def _submit_again(jobs: Jobs, lost: Job, wanted: Submission) -> Job:
+    """A submission after `lost`: made now, or found where the answer to it, or somebody else's, got lost.
+
+    Raises:
+        ResourceError: there was none within `SILENT_SECONDS`.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            later = [job for job in jobs.all() if job.name == lost.name and job.number > lost.number]
+            return later[-1] if later else jobs.submit(wanted)
+        except ResourceError as exc:
+            if time.monotonic() - began > SILENT_SECONDS:
+                raise ResourceError(
+                    f"job {lost.id} was lost ({_reason(lost)}) and could not be submitted again for "
+                    f"{SILENT_SECONDS:g} s ({exc}); go on with it: `quorum resume {lost.name}`"
+                ) from exc
+        time.sleep(LOOK_SECONDS)
 
 
 def _to_the_end(jobs: Jobs, job: Job, write: Write) -> Job:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from configs.load import preset_names
-from configs.schema import RunConfig
+from configs.load import load_config, preset_names
+from configs.schema import DeadlineSection
 from configs.secrets import refuse_secrets
 from orchestration.jobs.client import Job, Submission
 from orchestration.jobs.names import check_name, name_of_dir
 from orchestration.registries import load_run_config
 from quorum.errors import ConfigError
 
+STOP_DEADLINES = ("learn_seconds", "save_seconds", "stop_seconds")
+"""That a driver told to stop may use up. The first bounds a micro-batch and not the update that it finishes: what is
+allowed for the update is a guess, and one that takes longer is cut off and done again."""
 STOP_SPARE_SECONDS = 60
-"""Beyond what a driver may take to end by its own deadlines, before Ray kills it."""
+"""Beyond them, before Ray kills the driver."""
 
 
 def of_config(
@@ -36,7 +39,7 @@ def of_config(
         retries: how often a driver that died is started again.
         working_dir: uploaded to every node; None uploads nothing.
         driver_cpus: see `Submission`.
-        resume: go on with the run that the directory holds, if any.
+        resume: go on with the run that the directory holds, if any, with these overrides and its own configuration.
 
     Raises:
         ConfigError: the configuration, the name or a path cannot be used on a cluster, or a value holds a secret.
@@ -47,6 +50,7 @@ def of_config(
     if resolved.cluster.address == "local":
         words.append("cluster.address=auto")  # a job's driver belongs to the cluster that it was submitted to
     refuse_secrets({"configuration": resolved.model_dump(mode="json"), "command line": words, "--name": name or ""})
+    deadlines = _stop_deadlines(resolved.deadlines)
     return Submission(
         name=check_name(name or name_of_dir(resolved.run.dir)),
         run=resolved.run.dir,
@@ -54,7 +58,8 @@ def of_config(
         retries=retries,
         resume=resume,
         working_dir=None if working_dir is None else str(working_dir),
-        env={"RAY_JOB_STOP_WAIT_TIME_S": str(stop_seconds(resolved))},
+        env=_stop_environment(deadlines),
+        deadlines=deadlines,
         driver_cpus=driver_cpus,
     )
 
@@ -64,16 +69,35 @@ def of_job(
 ) -> Submission:
     """The submission that goes on with the run of an earlier one; see `of_config`."""
     refuse_secrets({"command line": list(overrides)})
+    deadlines = _deadlines_of_job(job, overrides)
     return Submission(
         name=job.name,
         run=job.run,
         words=job.words,
         retries=retries,
-        resume=True,
+        again=True,
         overrides=tuple(overrides),
         working_dir=None if working_dir is None else str(working_dir),
-        env={"RAY_JOB_STOP_WAIT_TIME_S": str(stop_seconds(None))},
+        env=_stop_environment(deadlines),
+        deadlines=deadlines,
         driver_cpus=driver_cpus,
+    )
+
+
+def directory_to_upload(job: Job) -> Path | None:
+    """What to upload for the run of an earlier submission where the user does not say; None uploads nothing.
+
+    Raises:
+        ConfigError: a directory was uploaded then, and the current one is not that: it would run other code.
+    """
+    if not job.working_dir:
+        return None
+    if job.words and Path(job.words[0]).is_file():
+        return Path()
+    raise ConfigError(
+        f"run {job.name!r} was submitted with a directory that was uploaded, and the current one does not hold its "
+        f"configuration file ({job.words[0] if job.words else 'unknown'}): give --working-dir DIRECTORY to upload, or "
+        "--working-dir none where the nodes have everything"
     )
 
 
@@ -91,15 +115,20 @@ def check_run_dir(run_dir: str) -> None:
         )
 
 
-def stop_seconds(config: RunConfig | None) -> int:
-    """How long a driver told to stop may take: the update that it is in, a checkpoint, its actors' end."""
-    if config is None:
-        from configs.schema import DeadlineSection
+def _stop_deadlines(deadlines: DeadlineSection) -> dict[str, float]:
+    return {name: getattr(deadlines, name) for name in STOP_DEADLINES}
 
-        deadlines = DeadlineSection()
-    else:
-        deadlines = config.deadlines
-    return int(deadlines.learn_seconds + deadlines.save_seconds + deadlines.stop_seconds + STOP_SPARE_SECONDS)
+
+def _deadlines_of_job(job: Job, overrides: Sequence[str]) -> dict[str, float]:
+    """Those of the run, which the client may not see: as they were submitted, then overridden."""
+    words = [f"deadlines.{name}={seconds}" for name, seconds in job.deadlines.items()]
+    words += [word for word in overrides if word.lstrip().startswith("deadlines")]
+    return _stop_deadlines(load_config("srt", words).deadlines)
+
+
+def _stop_environment(deadlines: Mapping[str, float]) -> dict[str, str]:
+    """How long Ray lets a driver that was told to stop finish its update, save, and end its actors."""
+    return {"RAY_JOB_STOP_WAIT_TIME_S": str(int(sum(deadlines.values()) + STOP_SPARE_SECONDS))}
 
 
 def _config_on_the_cluster(config: str, working_dir: Path | None) -> str:

@@ -1,8 +1,9 @@
 """Entry point of a submitted run: drives it in a child process, and resumes it when the driver dies.
 
-    python -m orchestration.jobs.supervisor --run DIR --retries K [--resume] -- CONFIG [overrides]
+    python -m orchestration.jobs.supervisor --run DIR --retries K [--resume | --again] -- CONFIG [overrides]
 
-Standard library alone, so that it stays up where the driver runs out of memory. It ends with the driver's exit code.
+Standard library alone, so that it stays up where the driver runs out of memory. It ends with the driver's exit code,
+5 instead of 137 for one that was killed however often it was started: 137 is left to mean that the supervisor was.
 The driver never outlives it: the kernel kills it with the supervisor. Ray's `stop` signals every process below its own
 at once; a signal from anybody else is passed on, so that the driver always gets exactly one and saves a checkpoint.
 """
@@ -22,23 +23,31 @@ RETRIED = (1, 5)
 """Exit codes of a driver that a resume may cure: something unforeseen, a stage that failed."""
 NO_RESOURCES = 4
 """Cured by waiting only where the resources were there before: after a node was lost."""
+KEPT_FAILING = 5
+"""Exit code for a driver that was killed each time."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0
-"""Between attempts; doubled each time."""
+"""Between attempts; doubled each time. The longest at once after NO_RESOURCES: a file server keeps the lock of a node
+that is gone for some 90 s, and nodes that replace it take minutes."""
 LOOK_SECONDS = 0.2
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
 
-def should_retry(code: int, attempt: int) -> bool:
+def should_retry(code: int, had_resources: bool) -> bool:
     """Whether another attempt may get further.
 
     Args:
         code: how the driver ended: an exit code, or minus a signal as of `subprocess`.
-        attempt: 0 for the first.
+        had_resources: an earlier attempt, or an earlier job of the run, was placed.
     """
     if code < 0:
         return -code not in _STOPPING
-    return code in RETRIED or (code == NO_RESOURCES and attempt > 0)
+    return code in RETRIED or (code == NO_RESOURCES and had_resources)
+
+
+def wait_seconds(code: int, attempt: int) -> float:
+    """Until the next attempt, after one (0 is the first) that ended so."""
+    return LONGEST_WAIT_SECONDS if code == NO_RESOURCES else min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
 
 
 def exit_code(code: int) -> int:
@@ -62,21 +71,27 @@ class Supervisor:
         # Now: the shell between Ray and this process may end by the same signal before it is asked who sent it.
         self._above = frozenset(ancestors(os.getpid()))
 
-    def drive(self, arguments: Sequence[str], *, resume: bool) -> int:
+    def drive(self, arguments: Sequence[str], *, resume: bool = False, again: bool = False) -> int:
         """Attempts at the run. Returns the exit code of the last.
 
         Args:
             arguments: CONFIG and overrides of a first attempt.
-            resume: the run has been started before; it is started afresh all the same where it left nothing.
+            resume: go on with the run if it was started before, with the overrides of `arguments`.
+            again: likewise, where it was submitted with `arguments` before: they are in the run's own configuration,
+                maybe changed since, and count only where the run was never started.
         """
+        was_started = (resume or again) and self._is_started()
+        kept = [word for word in arguments[1:] if resume and word.partition("=")[0].strip() != "run.dir"]
+        if was_started and resume and arguments:
+            _say(f"run {self._run} goes on with its configuration and the overrides: {arguments[0]} is not read again")
         for attempt in range(self._retries + 1):
-            code = self._attempt(self._words(arguments, resume or attempt > 0))
-            if code == 0 or self._stopped or not should_retry(code, attempt):
+            code = self._attempt(self._words(arguments, kept, resume or again or attempt > 0))
+            if code == 0 or self._stopped or not should_retry(code, was_started or attempt > 0):
                 return exit_code(code)
             if attempt == self._retries:
                 _say(f"the driver {in_words(code)}; all {self._retries} retries are used up: `quorum resume` goes on")
-                return exit_code(code)
-            seconds = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
+                return KEPT_FAILING if code == -signal.SIGKILL else exit_code(code)
+            seconds = wait_seconds(code, attempt)
             _say(
                 f"the driver {in_words(code)}; retry {attempt + 1} of {self._retries} in {seconds:g} s, from the last "
                 f"checkpoint of {self._run}"
@@ -85,11 +100,14 @@ class Supervisor:
                 return 128 + signal.SIGTERM
         raise AssertionError("unreachable: the last attempt returns")
 
-    def _words(self, arguments: Sequence[str], resume: bool) -> list[str]:
-        if not resume or not (self._run / "run.json").is_file():
+    def _is_started(self) -> bool:
+        return (self._run / "run.json").is_file()
+
+    def _words(self, arguments: Sequence[str], kept: Sequence[str], resume: bool) -> list[str]:
+        if not resume or not self._is_started():
             return [*arguments, *self._overrides]
         # What was overridden at the run's start is in its own configuration.
-        return ["--resume", str(self._run), *self._overrides]
+        return ["--resume", str(self._run), *kept, *self._overrides]
 
     def _attempt(self, words: Sequence[str]) -> int:
         child = subprocess.Popen([*self._command, *words], stdin=subprocess.DEVNULL, preexec_fn=_fate_shared())
@@ -144,7 +162,9 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] | None =
     parser = argparse.ArgumentParser(prog="python -m orchestration.jobs.supervisor")
     parser.add_argument("--run", type=Path, required=True, help="run directory, on storage that all nodes share")
     parser.add_argument("--retries", type=int, default=0, help="how often a driver that died is started again")
-    parser.add_argument("--resume", action="store_true", help="go on with the run if it was ever started")
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument("--resume", action="store_true", help="go on with the run if it was ever started")
+    known.add_argument("--again", action="store_true", help="likewise, without the overrides of these same words")
     parser.add_argument("--set", action="append", default=[], help="override for a resumed run")
     parser.add_argument("words", nargs="*", help="CONFIG and overrides of `quorum train`")
     chosen = parser.parse_args(arguments)
@@ -152,7 +172,7 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] | None =
     supervisor = Supervisor(
         chosen.run, chosen.retries, command or (sys.executable, "-m", "orchestration", "train"), chosen.set
     )
-    return supervisor.drive(chosen.words, resume=chosen.resume)
+    return supervisor.drive(chosen.words, resume=chosen.resume, again=chosen.again)
 
 
 if __name__ == "__main__":

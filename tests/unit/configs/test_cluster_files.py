@@ -150,7 +150,7 @@ def test_the_job_resumes_a_run_on_shared_storage_and_its_entry_point_parses() ->
     told: list[tuple[Any, ...]] = []
 
     class Told(supervisor.Supervisor):
-        def drive(self, arguments: Any, *, resume: bool) -> int:
+        def drive(self, arguments: Any, *, resume: bool = False, again: bool = False) -> int:
             told.append((str(self._run), self._retries, list(arguments), resume))
             return 0
 
@@ -174,12 +174,18 @@ def stand_ins(tmp_path: Path) -> dict[str, str]:
     record = f'#!/bin/bash\necho "$(basename "$0") $*" >> {log}\n'
     scripts = {
         "scontrol": record + "printf 'n1\\nn2\\nn3\\n'\n",
-        "srun": record + 'case "$*" in *hostname*) echo 10.0.0.1;; *) exec sleep 30;; esac\n',
+        # How many nodes are alive: those that were started, as far as the file lets them join.
+        "python": f"#!/bin/bash\nstarted=$(grep -c 'ray start' {log})\nmost=$(< {tmp_path}/nodes)\n"
+        "echo $((started < most ? started : most))\n",
+        "srun": record
+        + f'echo "${{SRUN_CPUS_PER_TASK:-none}}" >> {tmp_path}/cpus\n'
+        + 'case "$*" in *hostname*) echo 10.0.0.1;; *) exec sleep 30;; esac\n',
         "quorum": record + f'[[ $1 == submit ]] && {{ cp "$RAY_AUTH_TOKEN_PATH" {tmp_path}/token; exit 7; }}\nexit 0\n',
     }
     for name, text in scripts.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
+    (tmp_path / "nodes").write_text("3\n")
     slurm = {
         "SLURM_JOB_ID": "42",
         "SLURM_JOB_NODELIST": "n[1-3]",
@@ -214,6 +220,16 @@ def test_the_slurm_script_starts_head_and_workers_submits_and_returns_the_exit_c
     token = (tmp_path / "token").read_text()
     assert len(token) == 64 and token not in calls and token not in done.stdout + done.stderr
     assert list((tmp_path / "private").iterdir()) == [], "the token goes with the job"
+    assert calls.index("quorum submit") > calls.rindex("ray start"), "it is submitted once all nodes are there"
+    assert (tmp_path / "cpus").read_text().split() == ["8"] * 4, "no step is cut to one CPU"
+
+
+def test_the_slurm_script_submits_nothing_while_nodes_are_missing(stand_ins: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("2\n")
+    done = slurm(stand_ins | {"QUORUM_JOIN_SECONDS": "3"}, "my.yaml", "run.dir=/shared/a")
+    assert done.returncode == 4 and "2 of 3 nodes joined" in done.stderr
+    assert "quorum submit" not in (tmp_path / "calls").read_text()
+    assert list((tmp_path / "private").iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [(), ("my.yaml",), ("my.yaml", "run.dir=runs/a")])

@@ -3,94 +3,26 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestration.jobs import client, follow, request
 from orchestration.jobs.client import Job, Jobs, Submission
-from quorum.errors import ConfigError, ResourceError
+from quorum.errors import ConfigError, DataError, ResourceError
+from tests.unit.orchestration.jobs.fake_ray import FakeRay
 
 WANTED = Submission("a", "/shared/a", ("my.yaml", "x.y=[1, 2]"), retries=2, working_dir=None)
-
-
-class FakeRay:
-    """A job server: what was submitted, and how each submission is to stand."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.jobs: dict[str, SimpleNamespace] = {}
-        self.ends: list[tuple[str, str | None, int | None]] = []
-        """(status, kind of error, exit code) of the next submissions."""
-
-    def submit_job(self, **sent: Any) -> str:
-        if sent["submission_id"] in self.jobs:
-            raise RuntimeError("Request failed: Job with submission_id already exists.")
-        self.sent.append(sent)
-        status, error, code = self.ends.pop(0) if self.ends else ("RUNNING", None, None)
-        self.jobs[sent["submission_id"]] = SimpleNamespace(
-            submission_id=sent["submission_id"],
-            metadata=sent["metadata"],
-            status=SimpleNamespace(value=status),
-            message=None,
-            error_type=error,
-            driver_exit_code=code,
-            start_time=1000 * len(self.sent),
-            end_time=None,
-            driver_node_id="n1",
-            runtime_env=sent["runtime_env"],
-        )
-        return str(sent["submission_id"])
-
-    def list_jobs(self) -> list[SimpleNamespace]:
-        return [*self.jobs.values(), SimpleNamespace(**vars(stranger()))]
-
-    def get_job_info(self, job_id: str) -> SimpleNamespace:
-        return self.jobs[job_id]
-
-    def get_job_logs(self, job_id: str) -> str:
-        return f"log of {job_id}\n"
-
-    def end(self, job_id: str, status: str) -> None:
-        self.jobs[job_id].status = SimpleNamespace(value=status)
-
-
-def stranger() -> SimpleNamespace:
-    """A job of the cluster that is no run of ours."""
-    return SimpleNamespace(
-        submission_id="raysubmit_x",
-        metadata=None,
-        status=SimpleNamespace(value="RUNNING"),
-        message="",
-        error_type=None,
-        driver_exit_code=None,
-        start_time=None,
-        end_time=None,
-        driver_node_id=None,
-        runtime_env=None,
-    )
-
-
-@pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    fake = FakeRay()
-    monkeypatch.setattr(client, "_client", lambda address: fake)
-    monkeypatch.setattr(client, "use_token", lambda: None)
-    monkeypatch.setattr(follow, "LOOK_SECONDS", 0.0)
-    return fake
-
-
-@pytest.fixture
-def jobs(ray: FakeRay) -> Jobs:
-    return Jobs("http://h:8265")
 
 
 def test_an_entry_point_survives_the_shell_and_names_run_retries_and_words() -> None:
     words = shlex.split(replace(WANTED, resume=True, overrides=("a.b=c d",)).entrypoint)
     assert words[3:] == ["--run", "/shared/a", "--retries", "2", "--resume", "--set=a.b=c d", "--", *WANTED.words]
+    assert "--again" in replace(WANTED, again=True).entrypoint
+    assert "--again" not in replace(WANTED, again=True, resume=True).entrypoint, "the user's overrides still count"
 
 
 def test_submissions_of_a_name_are_numbered_and_strangers_left_out(ray: FakeRay, jobs: Jobs) -> None:
@@ -142,12 +74,55 @@ def test_a_server_that_is_not_reached_is_a_resource_error(ray: FakeRay, jobs: Jo
         jobs.all()
 
 
+SERVER_ERROR = "Request failed with status code 503: Internal error."
+
+
+def test_an_error_of_the_server_s_own_may_pass_and_a_refusal_does_not(ray: FakeRay, jobs: Jobs) -> None:
+    refusal = RuntimeError("Request failed with status code 404: Job status code 500 does not exist.")
+    ray.failures = [("get_job_info", RuntimeError(SERVER_ERROR)), ("get_job_info", refusal)]
+    with pytest.raises(ResourceError, match="try again"):
+        jobs.job("quorum-a-1")
+    with pytest.raises(DataError, match="refused"):
+        jobs.job("quorum-a-1")
+
+
+def test_following_and_submitting_again_outlive_errors_of_the_server(ray: FakeRay, jobs: Jobs) -> None:
+    ray.ends = [("FAILED", None, 137), ("SUCCEEDED", None, 0)]
+    first = jobs.submit(WANTED)
+    ray.failures = [("get_job_info", RuntimeError(SERVER_ERROR)), ("submit_job", RuntimeError(SERVER_ERROR))]
+    assert follow.follow(jobs, first, str, resubmit=WANTED).id == "quorum-a-2"
+    assert not ray.failures
+
+
+def test_a_submission_whose_answer_was_lost_is_followed_and_not_made_twice(ray: FakeRay, jobs: Jobs) -> None:
+    ray.ends = [("FAILED", None, 137), ("RUNNING", None, None)]
+    first = jobs.submit(WANTED)
+    ray.failures = [("answer", ConnectionError("reset"))]
+
+    def write(text: str) -> None:
+        if "submitted again as quorum-a-2" in text:
+            ray.jobs["quorum-a-2"].driver_exit_code = 0
+            ray.end("quorum-a-2", "SUCCEEDED")
+
+    assert follow.follow(jobs, first, write, resubmit=WANTED).exit_code == 0
+    assert len(ray.sent) == 2
+
+
+def test_submitting_again_is_given_up_in_the_end(ray: FakeRay, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.ends = [("FAILED", None, 137)]
+    first = jobs.submit(WANTED)
+    monkeypatch.setattr(follow, "SILENT_SECONDS", 0.0)
+    ray.failures = [("submit_job", ConnectionError("refused"))] * 2
+    with pytest.raises(ResourceError, match="quorum resume a"):
+        follow.follow(jobs, first, str, resubmit=WANTED)
+
+
 def test_a_lost_job_is_submitted_again_as_often_as_allowed(ray: FakeRay, jobs: Jobs) -> None:
     ray.ends = [("FAILED", "JOB_SUPERVISOR_ACTOR_DIED", None), ("FAILED", None, 137), ("SUCCEEDED", None, 0)]
     written: list[str] = []
     ended = follow.follow(jobs, jobs.submit(WANTED), written.append, resubmit=WANTED)
     assert (ended.id, ended.exit_code) == ("quorum-a-3", 0)
-    assert "--resume" not in ray.sent[0]["entrypoint"] and "--resume" in ray.sent[2]["entrypoint"]
+    assert "--again" not in ray.sent[0]["entrypoint"] and "--again" in ray.sent[2]["entrypoint"]
     assert "quorum-a-1 was lost (JOB_SUPERVISOR_ACTOR_DIED)" in "".join(written)
     ray.ends = [("FAILED", None, -9)] * 3
     assert follow.follow(jobs, jobs.submit(WANTED), written.append, resubmit=WANTED).exit_code == 5
@@ -180,6 +155,38 @@ def test_a_submission_runs_on_the_cluster_under_a_name_of_its_directory() -> Non
     assert submission("srt", *deadlines).env == {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
 
 
+def test_a_resumed_run_has_the_time_to_stop_that_it_was_submitted_with(ray: FakeRay, jobs: Jobs) -> None:
+    def seconds(job: Job, *overrides: str) -> str:
+        found = request.of_job(job, overrides, retries=1, working_dir=None, driver_cpus=0)
+        ray.end(job.id, "FAILED")
+        ray.end(jobs.submit(found).id, "FAILED")
+        return found.env["RAY_JOB_STOP_WAIT_TIME_S"]
+
+    own = ["deadlines.learn_seconds=10", "deadlines.save_seconds=20.5", "deadlines.stop_seconds=30"]
+    job = jobs.submit(submission("srt", *own))
+    assert seconds(job) == "120"
+    assert seconds(job, "deadlines.save_seconds=1000", "report.trace=3") == "1100"
+    assert seconds(jobs.of_name(job.name)[-1]) == "1100", "the resume before had raised it"
+    assert seconds(replace(job, deadlines={})) == "2490"
+    with pytest.raises(ConfigError, match="deadlines.sav_seconds"):
+        seconds(job, "deadlines.sav_seconds=1")
+
+
+def test_a_resumed_run_gets_no_other_directory_by_itself(
+    ray: FakeRay, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = jobs.submit(WANTED)
+    assert request.directory_to_upload(job) is None, "nothing was uploaded for it"
+    job = replace(job, working_dir="gcs://_ray_pkg_0.zip")
+    with pytest.raises(ConfigError, match="--working-dir DIRECTORY"):
+        request.directory_to_upload(job)
+    (tmp_path / "my.yaml").write_text("")
+    assert request.directory_to_upload(job) == Path()
+    with pytest.raises(ConfigError, match=r"\(srt\)"):
+        request.directory_to_upload(replace(job, words=("srt",)))
+
+
 @pytest.mark.parametrize(
     ("run_dir", "word"), [("s3://bucket/run", "object stores"), ("runs/a", "mounted on all nodes")]
 )
@@ -203,3 +210,17 @@ def test_a_secret_in_an_override_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match=r"\$HF_TOKEN") as caught:
         submission("srt", "model.path=/models/0123456789-secret")
     assert "0123456789" not in str(caught.value)
+
+
+def test_files_that_hold_secrets_are_not_packed(tmp_path: Path) -> None:
+    """Ray's own packing, with our patterns."""
+    from ray._private.runtime_env.packaging import create_package
+
+    work, package = tmp_path / "work", tmp_path / "package.zip"
+    secret = ["secrets.env", ".env", ".env.local", "deep/prod.env", ".aws/credentials", ".netrc", "a.pem", "runs/a/x"]
+    for name in [*secret, "my.yaml", "deep/runs/code.py", "environment.py"]:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("x")
+    create_package(str(work), package, include_gitignore=True, excludes=list(client.NOT_UPLOADED))
+    packed = [name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")]
+    assert sorted(packed) == ["deep/runs/code.py", "environment.py", "my.yaml"]

@@ -51,8 +51,8 @@ def driver(tmp_path: Path) -> list[str]:
 
 def supervise(run: Path, driver: list[str], *words: str) -> subprocess.Popen[str]:
     code = (
-        "import sys; from orchestration.jobs import supervisor; supervisor.FIRST_WAIT_SECONDS = 0.05; "
-        f"sys.exit(supervisor.main(sys.argv[1:], {driver!r}))"
+        "import sys; from orchestration.jobs import supervisor as s; "
+        f"s.FIRST_WAIT_SECONDS = s.LONGEST_WAIT_SECONDS = 0.05; sys.exit(s.main(sys.argv[1:], {driver!r}))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, "--run", str(run), *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
@@ -89,11 +89,15 @@ def test_what_a_resume_cannot_cure_is_not_tried_again(tmp_path: Path, driver: li
     assert (process.returncode, len(attempts(tmp_path))) == (code, 1)
 
 
-def test_retries_end_with_the_last_code(tmp_path: Path, driver: list[str]) -> None:
-    (tmp_path / "codes").write_text("5 kill 1")
+@pytest.mark.parametrize(("codes", "code"), [("5 kill 1", 5), ("kill 1 5", 1)])
+def test_retries_end_with_the_last_code_and_never_as_if_the_supervisor_was_killed(
+    tmp_path: Path, driver: list[str], codes: str, code: int
+) -> None:
+    """137 means a job lost with its node, which is submitted again with as many retries."""
+    (tmp_path / "codes").write_text(codes)
     process = supervise(tmp_path, driver, "--retries", "1", "--", "my.yaml")
     _, log = process.communicate(timeout=SECONDS)
-    assert process.returncode == 137 and len(attempts(tmp_path)) == 2
+    assert process.returncode == code and len(attempts(tmp_path)) == 2
     assert "all 1 retries are used up" in log
 
 
@@ -102,6 +106,41 @@ def test_a_resumed_submission_of_a_run_that_never_began_starts_it(tmp_path: Path
     for _ in range(2):
         supervise(tmp_path, driver, "--resume", "--", "my.yaml").communicate(timeout=SECONDS)
     assert attempts(tmp_path) == ["my.yaml", f"--resume {tmp_path}"]
+
+
+def test_a_resumed_submission_keeps_its_overrides_but_not_its_configuration(tmp_path: Path, driver: list[str]) -> None:
+    (tmp_path / "codes").write_text("5 0")
+    (tmp_path / "run.json").write_text("{}")
+    words = ["my.yaml", f"run.dir={tmp_path}", "a.b=1", "c=2"]
+    process = supervise(tmp_path, driver, "--retries", "1", "--resume", "--set=c=3", "--", *words)
+    _, log = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+    assert attempts(tmp_path) == [f"--resume {tmp_path} a.b=1 c=2 c=3"] * 2
+    assert "my.yaml is not read again" in log
+
+
+def test_a_run_submitted_again_has_the_overrides_of_its_start_already(tmp_path: Path, driver: list[str]) -> None:
+    """They may have been changed by a resume since."""
+    (tmp_path / "codes").write_text("0 0")
+    for _ in range(2):
+        supervise(tmp_path, driver, "--again", "--set=c=3", "--", "my.yaml", "a=1").communicate(timeout=SECONDS)
+    assert attempts(tmp_path) == ["my.yaml a=1 c=3", f"--resume {tmp_path} c=3"]
+
+
+@pytest.mark.parametrize("how", ["--resume", "--again"])
+def test_a_run_that_had_its_resources_waits_for_them_after_its_node_was_lost(
+    tmp_path: Path, driver: list[str], how: str
+) -> None:
+    (tmp_path / "codes").write_text("4 4 0")
+    (tmp_path / "run.json").write_text("{}")
+    process = supervise(tmp_path, driver, "--retries", "3", how, "--", "my.yaml")
+    process.communicate(timeout=SECONDS)
+    assert (process.returncode, len(attempts(tmp_path))) == (0, 3)
+
+
+def test_missing_resources_are_waited_for_as_long_as_possible() -> None:
+    waits = [supervisor.wait_seconds(5, attempt) for attempt in range(7)]
+    assert waits == [2, 4, 8, 16, 32, 60, 60] and supervisor.wait_seconds(4, 0) == 60
 
 
 @pytest.mark.parametrize("is_ancestor", [True, False])
@@ -137,6 +176,14 @@ def test_no_driver_outlives_its_supervisor(tmp_path: Path, driver: list[str]) ->
 
 def test_exit_codes_are_those_of_a_shell_and_ancestors_are_found() -> None:
     assert exit_code(-9) == 137 and exit_code(5) == 5
-    assert should_retry(-9, 0) and not should_retry(-15, 0)
+    assert should_retry(-9, False) and not should_retry(-15, True)
+    assert should_retry(4, True) and not should_retry(4, False)
     assert ancestors(os.getpid())[0] == os.getppid()
     assert supervisor.RETRIED == (1, 5)
+
+
+def test_a_run_goes_on_without_any_words(tmp_path: Path, driver: list[str]) -> None:
+    (tmp_path / "codes").write_text("0")
+    (tmp_path / "run.json").write_text("{}")
+    supervise(tmp_path, driver, "--resume").communicate(timeout=SECONDS)
+    assert attempts(tmp_path) == [f"--resume {tmp_path}"]
