@@ -210,7 +210,7 @@ class Cluster:
             ray.shutdown()
         if self._watchdog is not None:
             watchdog.end_marked(self.mark, END_SECONDS)
-            watchdog.stop(self._watchdog)
+            watchdog.dismiss(self._watchdog)
             self._watchdog = None
 
 

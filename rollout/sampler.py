@@ -82,7 +82,7 @@ class Sampler:
             with watchdog.marking(self._mark, self._folder):
                 await engine.start()
         except ResourceError as exc:
-            self._sweep(set())
+            self._sweep()
             raise ResourceError(
                 f"sampler {self._settings.sampler_id}: its {self._settings.engine} engine did not start: {exc}"
             ) from exc
@@ -223,22 +223,20 @@ class Sampler:
     async def stop(self) -> None:
         """End the engine and every process it started. Idempotent."""
         engine, self._engine = self._engine, None
-        shared = watchdog.shared_names(watchdog.marked(self._mark)) if engine is not None else set()
         try:
             if engine is not None:
                 await engine.stop()
         except TimeoutError:
             _LOG.warning("sampler %s: its engine did not end in time and is killed", self._settings.sampler_id)
         finally:
-            self._sweep(shared)
+            self._sweep()
 
-    def _sweep(self, shared: set[str]) -> None:
+    def _sweep(self) -> None:
         """End what the engine left running, and remove what it left behind."""
         watchdog.end_marked(self._mark)
         pid, self._watchdog = self._watchdog, None
         if pid is not None:
-            watchdog.stop(pid)
-            watchdog.remove_left(shared, self._folder)
+            watchdog.dismiss(pid)
 
     @property
     def _is_updating(self) -> bool:

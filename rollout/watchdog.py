@@ -26,6 +26,7 @@ SHARED_PREFIXES = ("psm_", "sem.mp-")
 POLL_SECONDS = 0.25
 _SWEEPS = 8
 _START_SECONDS = 60.0
+_DISMISS_SECONDS = 10.0
 
 
 def new_mark(kind: str) -> str:
@@ -60,7 +61,7 @@ def start(mark: str, *watched: int, folder: str = "") -> int:
         folder: of their temporary files, removed after their end; empty for none.
 
     Returns:
-        Its process id. It is nobody's child here; end it with `stop`.
+        Its process id. It is nobody's child here; end it with `dismiss`.
     """
     pids = [str(pid) for pid in (os.getpid(), *watched)]
     command = [sys.executable, "-I", "-S", os.path.abspath(__file__), mark, folder, *pids]
@@ -70,8 +71,24 @@ def start(mark: str, *watched: int, folder: str = "") -> int:
     return int(done.stdout)
 
 
+def dismiss(pid: int) -> None:
+    """Have a watchdog sweep up now and end, its owner left alone: it alone knows what processes that are gone held in
+    shared memory. One that takes too long is killed; nothing happens when it is gone already."""
+    identity = started_at(pid)
+    if identity is None:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _DISMISS_SECONDS
+    while started_at(pid) == identity:
+        if time.monotonic() > deadline:
+            stop(pid)
+            return
+        time.sleep(0.02)
+
+
 def stop(pid: int) -> None:
-    """End a watchdog; nothing happens when it is gone already."""
+    """SIGKILL a process; nothing happens when it is gone already."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -145,27 +162,34 @@ def started_at(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+_DISMISSED: list[bool] = []
+"""Not empty once this watchdog was dismissed."""
+
+
 def watch(mark: str, folder: str, watched: Sequence[int]) -> None:
-    """Wait until one of the watched is gone, then end the first of them, the owner, and sweep up what is marked."""
+    """Wait until one of the watched is gone, then end the first of them, the owner, and sweep up what is marked.
+    On `dismiss` the owner stays, with what it holds."""
     owner, identities = watched[0], {pid: started_at(pid) for pid in watched}
     names: set[str] = set()
     listed: dict[str, str] = {}
-    while all(seen is not None and started_at(pid) == seen for pid, seen in identities.items()):
+    while not _DISMISSED and all(seen is not None and started_at(pid) == seen for pid, seen in identities.items()):
         if (now := _listing()) != listed:
             listed = now
             names |= shared_names([owner, *marked(mark)])
         time.sleep(POLL_SECONDS)
     names |= shared_names([owner, *marked(mark)])
-    if identities[owner] is not None and started_at(owner) == identities[owner]:
+    if not _DISMISSED and identities[owner] is not None and started_at(owner) == identities[owner]:
         stop(owner)
     for _ in range(_SWEEPS):
-        end_marked(mark)
+        if not end_marked(mark) and _DISMISSED:
+            break
         time.sleep(POLL_SECONDS)
-    remove_left(names, folder)
+    remove_left(names - shared_names([owner]), folder)
 
 
 def detach(mark: str, folder: str, watched: Sequence[int]) -> None:
     """Watch in a process without a parent here; print its id and return in the caller."""
+    signal.signal(signal.SIGTERM, lambda *_: _DISMISSED.append(True))
     child = os.fork()
     if child:
         os.write(1, str(child).encode())

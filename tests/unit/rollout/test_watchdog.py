@@ -128,3 +128,37 @@ def test_what_killed_processes_left_in_shared_memory_and_in_their_folder_is_remo
     while (any(path.exists() for path in left) or folder.exists()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not folder.exists() and [path for path in left if path.exists()] == []
+
+
+HOLDER = textwrap.dedent(
+    """
+    import multiprocessing, time
+    lock = multiprocessing.get_context("spawn").Lock()
+    print(lock._semlock.name, flush=True)
+    time.sleep(300)
+    """
+)
+
+
+def test_a_dismissed_watchdog_removes_what_a_process_held_that_was_killed_and_leaves_its_owner_alone(
+    tmp_path: Path,
+) -> None:
+    mark, folder = watchdog.new_mark("test"), tmp_path / "folder"
+    folder.mkdir()
+    watcher = watchdog.start(mark, folder=str(folder))
+    with watchdog.marking(mark):
+        holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout is not None
+        name = f"sem.{holder.stdout.readline().strip().lstrip('/')}"
+        assert (Path(watchdog.SHARED_MEMORY) / name).exists()
+        time.sleep(4 * watchdog.POLL_SECONDS)
+        for tracker in set(watchdog.marked(mark)) - {holder.pid}:  # it would remove the semaphore itself
+            watchdog.stop(tracker)
+        watchdog.end_marked(mark)
+        assert holder.wait(timeout=30) == -signal.SIGKILL
+    assert (Path(watchdog.SHARED_MEMORY) / name).exists()
+    watchdog.dismiss(watcher)
+    assert not is_alive(watcher)
+    assert not (Path(watchdog.SHARED_MEMORY) / name).exists() and not folder.exists()
+    watchdog.dismiss(watcher)
