@@ -25,7 +25,7 @@ environment=.venv-312
 pip=("$environment/bin/python" -m pip install -qq --disable-pip-version-check)
 # The base package with the versions of the lock, then the test runner.
 grep -v '^torch==' requirements/cpu.lock >"$environment/constraints.txt"
-"${pip[@]}" --constraint "$environment/constraints.txt" . pytest pytest-timeout hypothesis
+"${pip[@]}" --constraint "$environment/constraints.txt" . pytest pytest-timeout hypothesis jsonschema
 "$environment/bin/python" -m pytest -q -m "not stack and not all and not gpu" --import-mode=importlib \
   tests/unit/quorum tests/unit/configs tests/unit/voting tests/unit/data tests/unit/test_errors.py
 bash scripts/lock.sh --check
