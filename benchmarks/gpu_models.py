@@ -1,32 +1,10 @@
-"""Models of known shapes with random weights for GPU measurements, and how many operations training them takes."""
+"""How many operations training a model of a shape takes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.shapes import Shape, make_shape, shape_of
-from quorum.errors import ConfigError
-
-_NAMES = {"tiny": "tiny", "0.5b": "qwen2.5-0.5b", "1.5b": "qwen2.5-1.5b", "7b": "qwen2.5-7b"}
-"""Short names of the shapes of Qwen2.5 that are measured on a GPU, and of ours for tests."""
-
-
-def qwen2_shape(name: str) -> Shape:
-    """The shape of that short name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in _NAMES:
-        raise ConfigError(f"no model shape {name!r}; there are: {', '.join(_NAMES)}")
-    return shape_of(_NAMES[name])
-
-
-def make_model(directory: Path, name: str, *, device: str, dtype: str, seed: int = 0) -> Path:
-    """Save a random model of a shape, given by its short name; see `make_shape`."""
-    qwen2_shape(name)
-    return make_shape(directory, _NAMES[name], device=device, dtype=dtype, seed=seed)
+from benchmarks.shapes import Shape
 
 
 def training_operations(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learn_work import PROMPT_TOKENS, Work, leave_one_out
+from benchmarks.orders import open_channel
 
 LEARNING_RATE = 1e-6
 CANDIDATE_ROWS = (8, 16, 32, 64)
@@ -26,13 +26,7 @@ CANDIDATE_ROWS = (8, 16, 32, 64)
 
 def main() -> None:
     """Serve orders until stdin closes: a start, then {"do": "step"}."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-
-    def answer(fields: dict[str, Any]) -> None:
-        channel.write(json.dumps(fields) + "\n")
-        channel.flush()
-
+    answer = open_channel()
     start = json.loads(sys.stdin.readline())
     work = Work(**start["work"])
     orders = (json.loads(line) for line in sys.stdin)

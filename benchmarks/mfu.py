@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_models import Shape, adapter_parameters, make_model, qwen2_shape, training_operations
+from benchmarks.gpu_models import adapter_parameters, training_operations
 from benchmarks.learn_work import PROMPT_TOKENS, Work
+from benchmarks.shapes import Shape, make_shape, shape_of
 from orchestration.cli.result import result_line
 
 PEAK_TFLOPS = 989.0
@@ -39,7 +40,7 @@ class LongWork(Work):
 def main() -> None:
     """Measure and print the RESULT line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", default="1.5b")
+    parser.add_argument("--shape", default="qwen2.5-1.5b")
     parser.add_argument("--train", choices=("full", "lora"), default="full")
     parser.add_argument("--sequences", type=int, default=32, help="per update (default: 32)")
     parser.add_argument("--tokens", type=int, default=2048, help="per sequence (default: 2048)")
@@ -57,12 +58,12 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> str:
     """Take the updates and return the RESULT line."""
-    shape = qwen2_shape(options.shape)
+    shape = shape_of(options.shape)
     work = LongWork("long", max(1, options.sequences // K), K, 0, options.tokens)
     adapters = adapter_parameters(shape, LORA_RANK) if options.train == "lora" else None
     peak = _peak(options.device, shape)
     with tempfile.TemporaryDirectory(prefix="quorum-mfu-") as scratch:
-        model = make_model(Path(scratch) / "model", options.shape, device=options.device, dtype="bfloat16")
+        model = make_shape(Path(scratch) / "model", options.shape, device=options.device, dtype="bfloat16")
         seconds, peak_gib, lengths = _updates(options, model, work)
     scored = sum(lengths) - PROMPT_TOKENS * len(lengths)
     operations = training_operations(shape, lengths, scored, adapter_parameters=adapters)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from benchmarks.orders import open_channel
 from voting.extractors.last_number import extract_last_number
 
 HOPELESS = 3.0
@@ -46,13 +46,7 @@ class TrlWork:
 
 def main() -> None:
     """Serve orders until stdin closes: a start with the work and candidates, then {"do": "step"}."""
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-
-    def answer(fields: Mapping[str, Any]) -> None:
-        channel.write(json.dumps(fields) + "\n")
-        channel.flush()
-
+    answer = open_channel()
     import torch
 
     start = json.loads(sys.stdin.readline())

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_models import make_model, qwen2_shape
+from benchmarks.shapes import make_shape, shape_of
 from orchestration.cli.result import result_line
 from quorum.errors import StageError
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure and print the RESULT line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compare", choices=("vllm", "invariant"), default="vllm", help="with what (default: vllm)")
-    parser.add_argument("--shape", default="1.5b")
+    parser.add_argument("--shape", default="qwen2.5-1.5b")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--completions", type=int, default=16, help="per prompt (default: 16)")
     parser.add_argument("--prompt-tokens", type=int, default=256)
@@ -55,7 +55,7 @@ def main() -> None:
         print(result_line("ours", asyncio.run(our_rate(options)), seed=0, repeats=options.repeats), flush=True)
         return
     with tempfile.TemporaryDirectory(prefix="quorum-rate-") as scratch:
-        options.model = str(make_model(Path(scratch) / "model", options.shape, device=options.device, dtype="bfloat16"))
+        options.model = str(make_shape(Path(scratch) / "model", options.shape, device=options.device, dtype="bfloat16"))
         values = _against_vllm(options) if options.compare == "vllm" else _against_invariant(options)
     values |= {"shape": options.shape, "prompts": options.prompts, "completions": options.completions}
     print(result_line("engine_rate", values, seed=0, repeats=options.repeats), flush=True)
@@ -141,7 +141,7 @@ def _request(options: argparse.Namespace, repeat: int, index: int) -> Any:
     key = GroupKey(repeat, Role.TRAIN, repeat * options.prompts + index)
     generator = np.random.default_rng(key.group_id)
     # Of the tokenizer's part of the vocabulary, and new ones in every repeat: nothing of it is in the prefix cache.
-    tokens = generator.integers(3, qwen2_shape("tiny").vocabulary, size=options.prompt_tokens, dtype=np.int32)
+    tokens = generator.integers(3, shape_of("tiny").vocabulary, size=options.prompt_tokens, dtype=np.int32)
     sampling = SamplingSettings(
         num_completions=options.completions,
         temperature=1.0,

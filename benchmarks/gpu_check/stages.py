@@ -73,7 +73,7 @@ class Stage:
         return ""
 
 
-_SEVEN_B = ("--shape", "7b", "--sequences", "16", "--micro-batch", "4096", "--repeats", "3")
+_SEVEN_B = ("--shape", "qwen2.5-7b", "--sequences", "16", "--micro-batch", "4096", "--repeats", "3")
 STAGES = (
     Stage(
         "tests",
@@ -113,7 +113,7 @@ STAGES = (
         "mfu-1.5b",
         "share of peak of a full update of Qwen2.5-1.5B, 2k-token sequences, optimizer included",
         "benchmarks.mfu",
-        ("--shape", "1.5b"),
+        ("--shape", "qwen2.5-1.5b"),
         (Bound("mfu", at_least=0.40),),
         usual_seconds=120.0,
         min_gpu_gib=70,

@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 from benchmarks.child import Child
-from benchmarks.gpu_models import qwen2_shape
+from benchmarks.shapes import shape_of
 from benchmarks.sync_links import HOST, random_snapshot
 from configs.schema import SyncSection
 from orchestration.cli.result import result_line
@@ -39,7 +39,7 @@ def main() -> None:
     """Measure and print the RESULT line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", choices=("ipc", "nccl", "gloo"), default="ipc", help="gloo on a CPU in any case")
-    parser.add_argument("--shape", default="1.5b")
+    parser.add_argument("--shape", default="qwen2.5-1.5b")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="1 MB in 3 transfers")
@@ -56,7 +56,7 @@ def main() -> None:
 
 def num_weights(shape: str) -> int:
     """Parameters in matrices, the embedding's once where it is tied."""
-    found = qwen2_shape(shape)
+    found = shape_of(shape)
     return found.body_parameters + found.head_parameters * (1 if found.is_tied else 2)
 
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
+from orchestration.cli.job_options import Address
+
 
 def logs(
     name: Annotated[str, typer.Argument(help="A submitted run.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends, with its exit code.")] = False,
-    address: Annotated[
-        str | None, typer.Option("--address", help="http://HEAD:8265 of the cluster; by default RAY_ADDRESS.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Print the log of a run's last submission: its driver's output and what became of drivers that died."""
     from orchestration.cli.submit import followed

@@ -6,19 +6,17 @@ from typing import Annotated
 
 import typer
 
+from orchestration.cli.job_options import Address, DriverCpus, NoWait, Retries
+
 
 def resume(
     name: Annotated[str, typer.Argument(help="A submitted run that is over: stopped, failed, or lost with its node.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.field=value; operational fields, as for `train --resume`.")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="http://HEAD:8265 of the cluster; by default RAY_ADDRESS.")
-    ] = None,
-    retries: Annotated[
-        int, typer.Option("--retries", min=0, help="How often a driver that died goes on from its last checkpoint.")
-    ] = 3,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job is submitted.")] = False,
+    address: Address = None,
+    retries: Retries = 3,
+    no_wait: NoWait = False,
     working_dir: Annotated[
         str | None,
         typer.Option(
@@ -26,9 +24,7 @@ def resume(
             help="Uploaded for all nodes; `none` where they have everything.",
         ),
     ] = None,
-    driver_cpus: Annotated[
-        float, typer.Option("--driver-cpus", min=0, help="For the driver: with any it may be on every node.")
-    ] = 0.0,
+    driver_cpus: DriverCpus = 0.0,
 ) -> None:
     """Submit a run again, from its last checkpoint; the groups finished since then are taken from its log.
 

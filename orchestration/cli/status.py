@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestration.cli.job_options import Address
+
 if TYPE_CHECKING:
     from orchestration.jobs.client import Job
 
 
 def status(
     name: Annotated[str | None, typer.Argument(help="A submitted run; left out: all.")] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="http://HEAD:8265 of the cluster; by default RAY_ADDRESS.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Show how submitted runs stand: state, age, submissions, step and directory; of one run every submission."""
     from orchestration.jobs.client import Jobs

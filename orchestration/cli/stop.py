@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestration.cli.job_options import Address
 from quorum.errors import ResourceError
 
 LOOK_SECONDS = 0.5
@@ -17,9 +18,7 @@ def stop(
     wait: Annotated[
         float, typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait until it has ended.")
     ] = 600.0,
-    address: Annotated[
-        str | None, typer.Option("--address", help="http://HEAD:8265 of the cluster; by default RAY_ADDRESS.")
-    ] = None,
+    address: Address = None,
 ) -> None:
     """End a submitted run: its driver finishes the update it is in, saves a checkpoint and ends; it is not retried.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestration.cli.job_options import Address, DriverCpus, NoWait, Retries
+
 if TYPE_CHECKING:
     from orchestration.jobs.client import Job, Jobs, Submission
 
@@ -19,20 +21,14 @@ def submit(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.field=value; run.dir must be a path that all nodes share.")
     ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="http://HEAD:8265 of the cluster; by default RAY_ADDRESS.")
-    ] = None,
+    address: Address = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the run; by default its directory's.")] = None,
-    retries: Annotated[
-        int, typer.Option("--retries", min=0, help="How often a driver that died goes on from its last checkpoint.")
-    ] = 3,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return once the job is submitted.")] = False,
+    retries: Retries = 3,
+    no_wait: NoWait = False,
     working_dir: Annotated[
         str, typer.Option("--working-dir", help="Uploaded for all nodes; `none` where they have everything.")
     ] = ".",
-    driver_cpus: Annotated[
-        float, typer.Option("--driver-cpus", min=0, help="For the driver: with any it may be on every node.")
-    ] = 0.0,
+    driver_cpus: DriverCpus = 0.0,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with the run in run.dir if there is one; CONFIG is not read then."),

@@ -40,11 +40,6 @@ class ModelShape:
         return sum(math.prod(shape) for _, shape in self.parameters)
 
     @property
-    def largest_parameter(self) -> int:
-        """Elements of the largest one."""
-        return max(math.prod(shape) for _, shape in self.parameters)
-
-    @property
     def query_size(self) -> int:
         """Elements of one token's queries."""
         return self.heads * self.head_dim

@@ -61,7 +61,7 @@ def ray_nodes(*cpus: int) -> Iterator[RayNodes]:
     finally:
         host.shutdown(wait=False, cancel_futures=True)
         watchdog.end_marked(mark, grace_seconds=2.0)
-        watchdog.stop(sentinel)
+        watchdog.dismiss(sentinel)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from orchestration.watch.inspect.files import prompt_starts
 from orchestration.watch.inspect.html import RIGHT, document, group_name, pair_url, share
 from orchestration.watch.inspect.index import RoleIndex, RunIndex
-from orchestration.watch.inspect.selection import PAGE_SIZE, parse_steps
+from orchestration.watch.inspect.selection import PAGE_SIZE, Selection, parse_steps
 from quorum.errors import DataError
 from quorum.types import Role
 
@@ -54,7 +54,8 @@ def compare_page(runs: list[RunIndex], query: Mapping[str, str]) -> str:
     Raises:
         DataError: a field says nothing.
     """
-    role, page = _role(query.get("role", "train")), _page(query.get("page", "1"))
+    chosen = Selection.parse({name: query[name] for name in ("role", "page") if name in query})
+    role, page = Role(chosen.role), chosen.page_number
     named = query.get("a", "0:"), query.get("b", f"{len(runs) - 1}:")
     left, right = (_side(runs, role, name) for name in named)
     both = _ordered(left, right)
@@ -76,18 +77,6 @@ def compare_page(runs: list[RunIndex], query: Mapping[str, str]) -> str:
         f"<tbody>{_rows(left, right, both[start : start + PAGE_SIZE])}</tbody></table></div><p>{' '.join(pages)}</p>"
     )
     return document("Comparison", body)
-
-
-def _role(name: str) -> Role:
-    if name not in tuple(Role):
-        raise DataError(f"role: got {name!r}, wanted one of {', '.join(Role)}")
-    return Role(name)
-
-
-def _page(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]):
-        raise DataError(f"page: got {text!r}, wanted a number from 1 on")
-    return int(text[:9])
 
 
 def _side(runs: list[RunIndex], role: Role, name: str) -> _Side:

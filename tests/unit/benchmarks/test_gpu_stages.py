@@ -11,7 +11,8 @@ from benchmarks.gpu_check.results import ROOT
 from benchmarks.gpu_check.stages import STAGES
 from benchmarks.gpu_check.training import step_figures, words
 from benchmarks.gpu_check.transfer import num_weights
-from benchmarks.gpu_models import Shape, adapter_parameters, qwen2_shape, training_operations
+from benchmarks.gpu_models import adapter_parameters, training_operations
+from benchmarks.shapes import Shape, shape_of
 from quorum.errors import ConfigError
 
 SMALL = Shape(hidden=8, intermediate=16, layers=2, heads=2, key_heads=1, vocabulary=10, is_tied=True)
@@ -28,14 +29,16 @@ def test_an_updates_operations_are_counted_by_hand() -> None:
     assert trained == 4 * body * 5 + 6 * 2 * 8 * 25 + 6 * adapters * 5
 
 
-@pytest.mark.parametrize(("name", "billions"), [("0.5b", 0.494), ("1.5b", 1.543), ("7b", 7.615)])
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen2.5-0.5b", 0.494), ("qwen2.5-1.5b", 1.543), ("qwen2.5-7b", 7.615)]
+)
 def test_shapes_have_the_published_number_of_parameters(name: str, billions: float) -> None:
     assert num_weights(name) / 1e9 == pytest.approx(billions, rel=1e-3)
 
 
 def test_an_unknown_shape_is_named_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"no model shape '3b'; there are: tiny, 0\.5b"):
-        qwen2_shape("3b")
+    with pytest.raises(ConfigError, match=r"no model shape '3b'; there are: .*qwen2\.5-0\.5b"):
+        shape_of("3b")
 
 
 def rate(**other: object) -> argparse.Namespace:

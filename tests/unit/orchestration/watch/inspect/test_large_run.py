@@ -14,6 +14,10 @@ from tests.unit.orchestration.watch.run_builder import close_step, make_run
 
 pytestmark = pytest.mark.wall_clock
 
+PATHS = (
+    *("/", "/?sort=tokens", "/?text=question%203", "/group?role=train&step=1&group=3"),
+    *("/compare", "/compare?a=0:0&b=0:1..20"),
+)
 GROUPS_PER_STEP, GROUP_SIZE = 64, 32
 
 
@@ -30,7 +34,13 @@ def test_pages_of_a_large_run_come_soon_and_take_little_memory(tmp_path: Path, n
     before = resident_mib()
     server = InspectServer(tmp_path / "run")
     try:
-        for path in ("/", "/?sort=tokens", "/?text=question%203", "/group?role=train&step=1&group=3"):
+        for path in (
+            "/",
+            "/?sort=tokens",
+            "/?text=question%203",
+            "/group?role=train&step=1&group=3",
+            "/compare?a=0:0&b=0:1..20",
+        ):
             start = time.monotonic()
             page = server.answer(path)
             assert page is not None and time.monotonic() - start < 60
