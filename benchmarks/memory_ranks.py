@@ -21,6 +21,8 @@ from quorum.errors import StageError
 from quorum.types import ScoredGroup
 
 SECONDS = 120.0
+END_SECONDS = 5.0
+"""For a rank to end by itself, and once more after it was killed."""
 PRELOAD = (
     "torch",
     "torch.profiler",
@@ -119,9 +121,12 @@ def measure(config: RunConfig, orders: Sequence[Any], groups: Mapping[int, Score
         _all(pipes, "step", each)
         return _all(pipes, "measured_step", each)
     finally:
+        for pipe in pipes:
+            pipe.close()  # ranks end by themselves, and take their semaphores with them
         for process in processes:
+            process.join(END_SECONDS)
             process.kill()
-            process.join(5)
+            process.join(END_SECONDS)
 
 
 def _context() -> Any:
@@ -136,7 +141,10 @@ def _serve(pipe: Any, settings: RankSettings) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # progress bars and warnings; what fails is sent to the parent
     rank = MeasuredRank(settings)
     while pipe.poll(SECONDS):
-        method, args = pipe.recv()
+        try:
+            method, args = pipe.recv()
+        except EOFError:
+            return
         try:
             pipe.send((True, getattr(rank, method)(*args)))
         except Exception as error:  # noqa: BLE001 - handed to the parent, which raises it
