@@ -25,7 +25,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["do"] == "start":
-            side = BareSide(order["model"], order["precision"], order["max_model_len"])
+            side = BareSide(order["model"], order["precision"], order["dtype"], order["max_model_len"])
             answer: dict[str, Any] = {"ok": True}
         else:
             assert side is not None
@@ -36,7 +36,7 @@ def main() -> None:
 class BareSide:
     """The same rollout and the same update as one pipeline step, with nothing around them."""
 
-    def __init__(self, model: str, precision: str, max_model_len: int) -> None:
+    def __init__(self, model: str, precision: str, dtype: str, max_model_len: int) -> None:
         import torch
         from transformers import AutoModelForCausalLM
         from vllm import LLM
@@ -44,7 +44,7 @@ class BareSide:
         torch.set_num_threads(os.cpu_count() or 1)
         self.engine = LLM(
             model=model,
-            dtype="bfloat16",
+            dtype=dtype,
             enforce_eager=True,
             max_model_len=max_model_len,
             max_num_batched_tokens=max(8192, max_model_len),
@@ -56,8 +56,8 @@ class BareSide:
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
         )
-        dtype = torch.float32 if precision == "float32" else torch.bfloat16
-        self.policy = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        learned = torch.float32 if precision == "float32" else torch.bfloat16
+        self.policy = AutoModelForCausalLM.from_pretrained(model, dtype=learned)
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-6, betas=(0.9, 0.95), weight_decay=0.01)
         self.rows: list[tuple[list[int], list[int]]] = []
 

@@ -20,6 +20,7 @@ from configs.schema import RunConfig
 from data.prompts import PromptOrder
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import preflight
+from orchestration.processor import fast_dtype
 from orchestration.registries import load_run_config
 from orchestration.rollout_phase import train_key
 from orchestration.run_dir import RunDir
@@ -59,6 +60,7 @@ class BareProcess(Child):
         }
         super().__init__("the bare side", "benchmarks.bare", env)
         order = {"do": "start", "model": str(model), "precision": config.learner.precision}
+        order["dtype"] = config.rollout.dtype
         self.ask(order | {"max_model_len": config.max_model_len}, BARE_START_SECONDS)
 
 
@@ -69,7 +71,13 @@ def run_pipeline(repeats: int, seed: int, keep: Path | None) -> BenchResult:
         model = make_random_model(root / "model")
         prompts = write_prompts(root / "prompts.jsonl", num_prompts=PROMPTS * (repeats + 2), seed=seed)
         config = load_run_config(
-            "bench", [f"run.dir={root / 'run'}", f"model.path={model}", f"data.train.0.path={prompts}"]
+            "bench",
+            [
+                f"run.dir={root / 'run'}",
+                f"model.path={model}",
+                f"data.train.0.path={prompts}",
+                f"rollout.dtype={fast_dtype()}",
+            ],
         )
         config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
         pairs = _measure(config, model, repeats)

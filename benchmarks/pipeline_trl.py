@@ -25,6 +25,7 @@ from benchmarks.results import BenchResult, Median
 from benchmarks.trl_side import TrlWork
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import preflight
+from orchestration.processor import fast_dtype
 from orchestration.registries import load_run_config
 from orchestration.run_dir import RunDir
 from orchestration.signals import StopSignals
@@ -177,6 +178,7 @@ def our_settings(work: Workload) -> tuple[str, ...]:
         f"rollout.prompts_per_step={work.prompts}",
         f"rollout.completions_per_prompt={work.k}",
         f"rollout.max_completion_tokens={work.max_tokens}",
+        f"rollout.dtype={fast_dtype()}",
         *(_ON_ONE_GPU if Path("/proc/driver/nvidia/gpus").is_dir() else ()),
     )
 

@@ -23,6 +23,7 @@ from configs.schema import RunConfig
 from data.model_files import load_tokenizer
 from data.prompts import PromptOrder, load_prompts
 from orchestration.plan import make_plan
+from orchestration.processor import fast_dtype
 from orchestration.registries import load_run_config
 from orchestration.rollout_phase import train_key
 from orchestration.stack import Stack
@@ -96,6 +97,7 @@ def make_config(root: Path, words: Sequence[str], num_samplers: int, repeats: in
         [
             f"run.dir={root / f'run-{num_samplers}'}",
             "run.mode=rollout_only",
+            f"rollout.dtype={fast_dtype()}",
             f"run.seed={seed}",
             f"data.train.0.path={root / 'prompts.jsonl'}",
             f"rollout.num_samplers={num_samplers}",

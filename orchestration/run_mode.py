@@ -70,6 +70,19 @@ def with_stored_groups(
     return ChainMap(recovered, StoredGroups(source, branch, reader))  # type: ignore[arg-type]
 
 
+def dtype_notes(config: RunConfig, device: str, *, has_units: bool) -> list[str]:
+    """A line where samplers compute in a type that this processor only emulates.
+
+    Args:
+        config: of the run.
+        device: "cpu" or "cuda".
+        has_units: whether the processor multiplies bfloat16.
+    """
+    if device != "cpu" or config.rollout.dtype != "bfloat16" or has_units:
+        return []
+    return ["this processor has no bfloat16 units and emulates them: rollout.dtype=float32 is faster"]
+
+
 def mode_notes(config: RunConfig, checked: Preflight) -> list[str]:
     """What the mode leaves out, in a line each."""
     if config.run.mode == "rollout_only":

@@ -15,9 +15,10 @@ from orchestration.budgets import budget_note, with_learned_budgets
 from orchestration.export_model import write_model
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
+from orchestration.processor import has_bfloat16_units
 from orchestration.resume import checkpoint_to_load, config_of_run, resume_notes
 from orchestration.run_dir import RunDir
-from orchestration.run_mode import mode_notes, start_stack
+from orchestration.run_mode import dtype_notes, mode_notes, start_stack
 from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
@@ -92,7 +93,9 @@ def train(
         prompts_hash = checked.prompts_hash
         run_dir = RunDir.create(resolved, prompts_hash) if path is None else RunDir.resume(path, resolved)
         with run_dir.recording_end(), Display(resolved, run_dir.path, live=live) as display:
-            for note in notes + dropped_notes(checked) + mode_notes(resolved, checked):
+            found = dropped_notes(checked) + mode_notes(resolved, checked)
+            found += dtype_notes(resolved, checked.plan.device, has_units=has_bfloat16_units())
+            for note in notes + found:
                 display.event(note)
             times.mark(CHECKS)
             num_steps = _drive(resolved, run_dir, checked, display, signals, times)

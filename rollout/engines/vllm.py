@@ -28,6 +28,7 @@ from quorum.types import (
     WeightReceipt,
     WeightUpdate,
 )
+from rollout.engines.completion_text import completion_text
 from rollout.engines.completions import Load, RunningCompletion, group_of, settled_loads, version_spans
 from rollout.engines.vllm_calls import answer
 from rollout.engines.vllm_options import PROFILES, engine_arguments, set_environment
@@ -57,6 +58,7 @@ class VllmEngine:
         del options  # they are in settings.engine_options; the model only checks them
         self._settings = settings
         self._llm: Any = None
+        self._tokenizer: Any = None
         self._updater: VllmUpdater | None = None
         self._tail: StderrTail | None = None
         self._serial = itertools.count()
@@ -81,6 +83,7 @@ class VllmEngine:
         with self._tail as tail:
             try:
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._settings)))
+                self._tokenizer = self._llm.get_tokenizer()
                 self._updater = VllmUpdater(self._llm, self._running, self._settings.initial_version)
                 await self._updater.start()
                 await self._warm_up()
@@ -218,6 +221,7 @@ class VllmEngine:
             seed=request.seed + running.index,
             logprobs=0,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            detokenize=bool(sampling.stop),  # what ends at a string needs vLLM to read along
         )
         try:
             output = await self._run(request.prompt.token_ids.tolist(), params, name)
@@ -226,7 +230,7 @@ class VllmEngine:
         self._finished_tokens += len(output.outputs[0].token_ids)
         if running.is_abandoned:
             raise RolloutError(f"request {name} was abandoned")
-        completion = self._completion(running, output.outputs[0])
+        completion = self._completion(running, output.outputs[0], request)
         if on_completion is not None:
             on_completion(completion)
         return completion, output.num_cached_tokens or 0
@@ -266,7 +270,7 @@ class VllmEngine:
             await self._llm.abort(left)
             await asyncio.sleep(0.005)
 
-    def _completion(self, running: RunningCompletion, output: Any) -> Completion:
+    def _completion(self, running: RunningCompletion, output: Any, request: GroupRequest) -> Completion:
         reason = _FINISH_REASONS.get(output.finish_reason)
         if reason is None or (reason == "abort" and not running.is_stopped):
             raise RolloutError(
@@ -279,8 +283,12 @@ class VllmEngine:
         return Completion(
             index=running.index,
             token_ids=np.asarray(token_ids, dtype=np.int32),
-            text=output.text,
+            text=output.text if request.sampling.stop else self._text(request, token_ids, reason),
             rollout_logprobs=np.asarray(logprobs, dtype=np.float32),
             finish_reason=reason,
             spans=version_spans(loads),
         )
+
+    def _text(self, request: GroupRequest, token_ids: list[int], reason: FinishReason) -> str:
+        without_end = token_ids[:-1] if reason == "stop" else token_ids
+        return completion_text(self._tokenizer, request.prompt.token_ids.tolist(), without_end)
