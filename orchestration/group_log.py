@@ -1,6 +1,6 @@
 """The durable log of a run's groups: what was generated once is never generated again.
 
-A finished group is appended to an Arrow IPC stream and fsynced; when its step ends, all groups of the step are
+A finished group, with others that waited, is appended to an Arrow IPC stream and fsynced; when its step ends, all groups of the step are
 written with their votes and rewards as one Parquet file. After a kill -9 every whole record of the stream is
 readable; a failed write leaves all earlier ones in place. `GroupLogWriter` runs as one Ray actor.
 """
@@ -175,12 +175,21 @@ class GroupLogWriter:
         Raises:
             StorageError: the write failed; groups appended before are kept, and this writer can go on.
         """
-        self._stream(step, group.key).append(to_batch(step, self._incarnation, [group]), [group.key])
+        self.append_all(step, group)
 
-    def keep(self, group: RolloutGroup, step: int) -> tuple[None, RolloutGroup]:
-        """`append`, and give the group back as an object of this node: it outlives the one that it was drawn on."""
-        self.append(group, step)
-        return None, group
+    def append_all(self, step: int, *groups: RolloutGroup) -> None:
+        """Log finished groups of one step, branch and role as one record; see `append`."""
+        keys = [group.key for group in groups]
+        self._stream(step, keys[0]).append(to_batch(step, self._incarnation, groups), keys)
+
+    def keep_all(self, step: int, *groups: RolloutGroup) -> tuple[RolloutGroup | None, ...]:
+        """`append_all`, and give the groups back as objects of this node: they outlive those that they were drawn on.
+
+        Returns:
+            None, then the groups.
+        """
+        self.append_all(step, *groups)
+        return None, *groups
 
     def append_tallies(self, tallies: Sequence[tuple[GroupKey, Tally]], step: int) -> None:
         """Log how a batch's groups were tallied, so that a resume counts them as they were counted.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
 from data.references import Dispenser
+from orchestration.append_lane import AppendLane
 from orchestration.labels import TallyDesk, needs_scores
 from orchestration.stack import Stack
 from quorum.errors import StorageError
@@ -75,13 +76,12 @@ class RolloutPhase:
         self._check_signals, self._say = check_signals, say
         self._desk = TallyDesk(config, stack.voting, dispenser)
         self._scores_votes = needs_scores(config)
-        self._outlives_nodes = config.cluster.address != "local"
         self._inbox = Inbox()
         self._prompts: dict[GroupKey, Prompt] = {}
         """Of the groups on their way or waiting to be collected."""
         self._steps: dict[GroupKey, int] = {}
         """Under which step the log has them."""
-        self._num_appending = 0
+        self._lane = AppendLane(log, self._inbox, keeps=config.cluster.address != "local", is_lost=is_lost)
         self._groups: dict[GroupKey, tuple[Receipt, Any]] = {}
         """Finished ones: receipt and reference."""
         self._tallied: dict[GroupKey, Tally] = {}
@@ -185,14 +185,14 @@ class RolloutPhase:
     def pump(self, seconds: float) -> None:
         """Move everything on, for `seconds` at most or until groups finish. Raises what `wait` raises."""
         busy = [pool for pool in self._stack.pools if pool.num_unfinished]
-        is_alone = len(busy) == 1 and not self._num_appending
+        is_alone = len(busy) == 1 and not self._lane
         share = seconds if is_alone else min(seconds, SHARED_POLL_SECONDS)
         for pool in self._stack.pools:
             for done in pool.pump(share if pool in busy else 0.0):
                 self._take_in(done)
             for event in pool.take_events():
                 self._say(event)
-        self._inbox.take_in(0.0 if busy or not self._num_appending else min(seconds, POLL_SECONDS))
+        self._inbox.take_in(0.0 if busy or not self._lane else min(seconds, POLL_SECONDS))
         self._stack.voting.pump()
         self._tell()
         self.beside()
@@ -204,7 +204,7 @@ class RolloutPhase:
     @property
     def num_on_the_way(self) -> int:
         """Groups that are not finished."""
-        return self._num_appending + sum(pool.num_unfinished for pool in self._stack.pools)
+        return len(self._lane) + sum(pool.num_unfinished for pool in self._stack.pools)
 
     def is_finished(self, key: GroupKey) -> bool:
         """Whether a group is durable, or was given up."""
@@ -253,14 +253,8 @@ class RolloutPhase:
             return
         receipt: Receipt = done.receipt
         self.on_returned(key, receipt)
-        self._num_appending += 1
-        if self._outlives_nodes:
-            ref, group_ref = self._log.keep.options(num_returns=2).remote(done.group_ref, self._steps[key])
-        else:
-            ref, group_ref = self._log.append.remote(done.group_ref, self._steps[key]), done.group_ref
 
-        def then(_: Any, error: BaseException | None) -> None:
-            self._num_appending -= 1
+        def then(group_ref: Any, error: BaseException | None) -> None:
             if error is None:
                 self._is_there(key, receipt, group_ref)
             elif is_lost(error):
@@ -269,7 +263,7 @@ class RolloutPhase:
             else:
                 raise append_error(error) from error
 
-        self._inbox.expect(ref, then)
+        self._lane.add(key, self._steps[key], done.group_ref, then)
 
     def _is_there(self, key: GroupKey, receipt: Receipt, group_ref: Any, tally: Tally | None = None) -> None:
         """A group is durable: its tally starts."""

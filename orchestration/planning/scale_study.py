@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs.schema import RunConfig
+from orchestration.append_lane import MOST_GROUPS
 from orchestration.planning.activations import HALF
 from orchestration.planning.devices import DEVICES
 from orchestration.planning.estimate import Hardware, make_estimate
@@ -28,7 +29,9 @@ LOG_BYTES_PER_TOKEN = 12.3
 LOG_BYTES_PER_SECOND = 4e8
 """That one writer brings to a disk with fsync. An assumption: measure the disk at hand."""
 FSYNC_SECONDS = 5e-3
-"""Of one record, and every group is one. An assumption, of a solid state disk."""
+"""Of one record, which groups that wait share (`append_lane.MOST_GROUPS`). An assumption, of a solid state disk."""
+RECORD_SECONDS = 0.7e-3
+"""Of the writer's CPU per group of COMPLETIONS x MEAN_COMPLETION tokens, measured (docs/LOG.md)."""
 CALL_SECONDS = 0.2e-3
 """Of the driver per call to an actor when weights are swapped: two calls per sampler and version. An assumption."""
 
@@ -172,7 +175,7 @@ def _resources(
         "driver": groups * fit.milliseconds(samplers) / 1e3,
         "driver's calls for a swap": 2 * samplers * CALL_SECONDS,
         "votes of one worker per 8 GPUs": groups * COMPLETIONS / ANSWERS_PER_WORKER / max(1, gpus // 8),
-        "log writer": groups * FSYNC_SECONDS + logged / LOG_BYTES_PER_SECOND,
+        "log writer": groups * (FSYNC_SECONDS / MOST_GROUPS + RECORD_SECONDS) + logged / LOG_BYTES_PER_SECOND,
         "rank 0 gathers weights": whole * (ranks - 1) / ranks / GATHER,
         "broadcast of weights": whole / NETWORK,
     }
