@@ -1,8 +1,8 @@
 """The durable log of a run's groups: what was generated once is never generated again.
 
-A finished group, with others that waited, is appended to an Arrow IPC stream and fsynced; when its step ends, all groups of the step are
-written with their votes and rewards as one Parquet file. After a kill -9 every whole record of the stream is
-readable; a failed write leaves all earlier ones in place. `GroupLogWriter` runs as one Ray actor.
+A finished group, with others that waited, is appended to an Arrow IPC stream and fsynced; when its step ends, all
+groups of the step are written with their votes and rewards as one Parquet file. After a kill -9 every whole record of
+the stream is readable; a failed write leaves all earlier ones in place. `GroupLogWriter` runs as one Ray actor.
 """
 
 from __future__ import annotations
