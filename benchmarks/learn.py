@@ -4,8 +4,9 @@ Random Qwen2-shaped models; prompts of 12 tokens. "spread": 16 completions per p
 most 192; "short": of 4 to 30. Each side is a process of its own with all cores, float32; they take turns, and medians
 of the paired ratios are reported. TRL's micro-batch is the fastest of a few at 3 M parameters, its generation is a
 look-up, and the gradient's norm is compared, so that both have done the same work. The bound is 6 x parameters x tokens
-over the rate of (tokens x hidden) @ (hidden x 4 hidden), measured before every pair; tokens count prompts and
-completions, no padding. Peak memory is how far a side's resident memory grows from before its model is loaded.
+over the rate of (tokens x hidden) @ (hidden x 4 hidden), measured before every pair; tokens are those of prompts and
+completions, a prompt's for each of its completions although ours may compute it once, without padding. Peak memory is
+how far a side's resident memory grows from before its model is loaded.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Work:
         return TrainingBatch(step=0, branch=0, groups=groups, receipts=tuple(map(receipt_of, groups)))
 
     def num_tokens(self) -> int:
-        """Prompt and completion tokens: what one step must compute on at least, prompts not shared."""
+        """Prompt and completion tokens: what one step computes on at least where prompts are not shared."""
         return sum(PROMPT_TOKENS + tokens for lengths in self.lengths() for tokens in lengths)
 
     def padded_share(self) -> float:

@@ -11,7 +11,7 @@ from benchmarks.learn_work import MAX_COMPLETION_TOKENS, PROMPT_TOKENS, Work
 from benchmarks.memory_ranks import Measured, measure
 from benchmarks.models import VOCABULARY
 from configs.schema import RunConfig
-from learner.batch import Row
+from learner.batch import Row, computed_tokens
 from learner.orders import StepPlan, plan_step
 from orchestration.cli.result import result_line
 from orchestration.planning.learner_memory import BUCKETS, Load, learner_memory
@@ -155,13 +155,17 @@ def _loads(planned: StepPlan) -> list[Load]:
     loads = []
     for orders in planned.orders:
         parts = [part for share in orders.updates for part in share.micro_batches if part]
-        sizes = [(_tokens(part), _tokens(part) - PROMPT_TOKENS * len(part)) for part in parts]
+        sizes = [(computed_tokens(part), _completion_tokens(part), _repeated_tokens(part)) for part in parts]
         loads.append(Load(*max(sizes)))
     return loads
 
 
-def _tokens(rows: Sequence[Row]) -> int:
-    return sum(row.num_tokens for row in rows)
+def _completion_tokens(rows: Sequence[Row]) -> int:
+    return sum(row.num_tokens - row.prompt_tokens for row in rows)
+
+
+def _repeated_tokens(rows: Sequence[Row]) -> int:
+    return sum(row.prompt_tokens for row in rows if row.is_shared)
 
 
 def _make_model(case: Case, directory: Path) -> Path:

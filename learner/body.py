@@ -32,7 +32,7 @@ HALF_TOLERANCE = 5e-2
 """For the other types. Attention across sequences is further off, unless it hardly matters to the model."""
 
 
-def run_body(model: Any, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+def run_body(model: Any, input_ids: Tensor, lengths: Sequence[int], continues: Sequence[int] = ()) -> Tensor:
     """Last hidden states of a packed row.
 
     Args:
@@ -40,27 +40,32 @@ def run_body(model: Any, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         input_ids: [1, T] sequences, one after another; equal lengths side by side are fastest. Where ranks share rows:
             this rank's slice.
         lengths: tokens of each sequence; they sum to the row's.
+        continues: of each sequence the index of the one that it continues, which continues none itself; -1: none.
+            Empty: no sequence continues another, as must be where ranks share rows.
 
     Returns:
         [T, H]
     """
-    return _run(model.base_model, input_ids, lengths, "last_hidden_state")
+    return _run(model.base_model, input_ids, lengths, continues, "last_hidden_state")
 
 
-def run_model(model: Any, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+def run_model(model: Any, input_ids: Tensor, lengths: Sequence[int], continues: Sequence[int] = ()) -> Tensor:
     """[T, V] logits of a packed row; arguments as in `run_body`."""
-    return _run(model, input_ids, lengths, "logits")
+    return _run(model, input_ids, lengths, continues, "logits")
 
 
-def _run(module: Any, input_ids: Tensor, lengths: Sequence[int], output: str) -> Tensor:
+def _run(module: Any, input_ids: Tensor, lengths: Sequence[int], continues: Sequence[int], output: str) -> Tensor:
     if module.config._attn_implementation in (NAME, sequence_parallel.NAME):
-        packing = Packing(tuple(lengths), input_ids.device)
+        packing = Packing(tuple(lengths), input_ids.device, tuple(continues))
         positions = sequence_parallel.own_slice(packing.positions, input_ids.shape[1])
         made = module(input_ids=input_ids, position_ids=positions, packing=packing, use_cache=False)
         return getattr(made, output).squeeze(0)
-    padded = pad_sequence(input_ids.squeeze(0).split(list(lengths)), batch_first=True)  # causal: nothing sees padding
+    parts = input_ids.squeeze(0).split(list(lengths))
+    parents = continues or (-1,) * len(parts)
+    whole = [part if i < 0 else torch.cat([parts[i], part]) for part, i in zip(parts, parents, strict=True)]
+    padded = pad_sequence(whole, batch_first=True)  # causal: nothing sees padding
     made = getattr(module(input_ids=padded, use_cache=False), output)
-    return torch.cat([row[:length] for row, length in zip(made, lengths, strict=True)])
+    return torch.cat([row[len(ids) - len(part) : len(ids)] for row, ids, part in zip(made, whole, parts, strict=True)])
 
 
 def choose_attention(model: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.batch import MicroBatch
+from learner.batch import MicroBatch, Row
 from quorum.types import RolloutGroup
 
 
@@ -19,17 +19,20 @@ class Collated:
     """One micro-batch as arrays: its rows packed into one, and where their completion tokens are predicted."""
 
     input_ids: NDArray[np.int64]
-    """[1, T] prompt and completion of every row, one after another"""
+    """[1, T] prompt and completion of every row, one after another; shared prompts first, then completions alone"""
     lengths: tuple[int, ...]
-    """[B] tokens of each row; they sum to T"""
+    """[S] tokens of each sequence: shared prompts, then rows; they sum to T"""
     positions: NDArray[np.int64]
-    """[N] index into T of the position that predicts each completion token, row after row"""
+    """[N] index into T of the position that predicts each completion token, row after row; the end of a shared prompt
+    stands there once for each of its completions"""
     targets: NDArray[np.int64]
     """[N] the completion tokens"""
     rollout_logprobs: NDArray[np.float32]
     """[N]"""
     rows: NDArray[np.int64]
     """[N] which row of the micro-batch each token belongs to"""
+    continues: tuple[int, ...] = ()
+    """[S] index of the prompt that each sequence continues, -1: none. Empty where no prompt is shared."""
 
     def inputs(self, device: torch.device) -> tuple[Tensor, tuple[int, ...], Tensor, Tensor]:
         """Arguments of `Policy.forward` before the number of chunks."""
@@ -46,28 +49,51 @@ def collate(micro_batch: MicroBatch, groups: Sequence[RolloutGroup | None]) -> C
         micro_batch: rows of the plan; empty gives a dummy of one token without targets.
         groups: the batch's groups by position; None where no row of this rank needs the group.
     """
-    tokens, positions, targets, logprobs, owners = [], [], [], [], []
-    start = 0
+    shared = _shared_prompts(micro_batch, groups)
+    tokens, positions, targets, logprobs, owners = list(shared.values()), [], [], [], []
+    place = {group: index for index, group in enumerate(shared)}
+    lengths, continues = [len(prompt) for prompt in tokens], [-1] * len(tokens)
+    ends = dict(zip(shared, np.cumsum(lengths), strict=True))
+    start = sum(lengths)
     for i, row in enumerate(micro_batch):
-        group = groups[row.group]
-        assert group is not None, f"group {row.group} of the batch was not handed to this rank"
-        prompt, completion = group.prompt_token_ids, group.completions[row.completion]
+        group = _group_of(row, groups)
+        completion = group.completions[row.completion]
         num_completion = len(completion.token_ids)
-        tokens += [prompt, completion.token_ids]
-        first = start + len(prompt) - 1
-        positions.append(np.arange(first, first + num_completion))
+        if not row.is_shared:
+            tokens.append(group.prompt_token_ids)
+        tokens.append(completion.token_ids)
+        lengths.append(row.num_tokens - row.prompt_tokens * row.is_shared)
+        continues.append(place[row.group] if row.is_shared else -1)
+        first = start + lengths[-1] - num_completion - 1
+        own = np.arange(first, first + num_completion)
+        if row.is_shared:
+            own[:1] = ends[row.group] - 1
+        positions.append(own)
         targets.append(completion.token_ids)
         logprobs.append(completion.rollout_logprobs)
         owners.append(np.full(num_completion, i))
-        start += row.num_tokens
+        start += lengths[-1]
     return Collated(
         input_ids=_join(tokens or [np.zeros(1)], np.int64).reshape(1, -1),
-        lengths=tuple(row.num_tokens for row in micro_batch) or (1,),
+        lengths=tuple(lengths) or (1,),
         positions=_join(positions, np.int64),
         targets=_join(targets, np.int64),
         rollout_logprobs=_join(logprobs, np.float32),
         rows=_join(owners, np.int64),
+        continues=tuple(continues) if shared else (),
     )
+
+
+def _group_of(row: Row, groups: Sequence[RolloutGroup | None]) -> RolloutGroup:
+    group = groups[row.group]
+    assert group is not None, f"group {row.group} of the batch was not handed to this rank"
+    return group
+
+
+def _shared_prompts(micro_batch: MicroBatch, groups: Sequence[RolloutGroup | None]) -> dict[int, NDArray[np.int32]]:
+    """Token ids of each prompt that rows share, by group; those of the same length side by side."""
+    rows = sorted((row for row in micro_batch if row.is_shared), key=lambda row: (-row.prompt_tokens, row.group))
+    return {row.group: _group_of(row, groups).prompt_token_ids for row in rows}
 
 
 def _join(parts: list[NDArray], dtype: type) -> NDArray:

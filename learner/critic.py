@@ -29,15 +29,22 @@ class ValueModel(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(
-        self, input_ids: Tensor, lengths: Sequence[int], positions: Tensor, targets: Tensor, num_chunks: int = 1
+        self,
+        input_ids: Tensor,
+        lengths: Sequence[int],
+        positions: Tensor,
+        targets: Tensor,
+        num_chunks: int = 1,
+        *,
+        continues: Sequence[int] = (),
     ) -> tuple[Tensor]:
-        """Values at `positions`; arguments as of `Policy.forward`, of which the last two play no part.
+        """Values at `positions`; arguments as of `Policy.forward`, of which targets and chunks play no part.
 
         Returns:
             ([N] float32 values with gradient,)
         """
         with torch.autocast(input_ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            hidden = run_body(self.model, input_ids, lengths)[positions]
+            hidden = run_body(self.model, input_ids, lengths, continues)[positions]
         return (self.head(hidden.to(self.head.weight.dtype)).squeeze(-1).float(),)
 
 

@@ -46,6 +46,7 @@ class LearnerGroup(RankCalls):
         self.config = config
         self.device = device
         self._version = 0
+        self._may_share = False
         self.start_seconds: dict[str, float] = {}
         """Of the slowest rank, by what it did while it started."""
 
@@ -114,6 +115,8 @@ class LearnerGroup(RankCalls):
         placed = time.monotonic() - began
         host, port = self._one(0, "open_rendezvous", timeout=remaining)
         took = self._all("start", host, port, phase="start", timeout=max(1.0, deadline - time.monotonic()))
+        shares = self._all("may_share", phase="start", timeout=max(1.0, deadline - time.monotonic()))
+        self._may_share = all(shares)
         slowest = max(took, key=lambda phases: sum(phases.values()))
         self.start_seconds = {"process": placed, **slowest}
 
@@ -135,7 +138,7 @@ class LearnerGroup(RankCalls):
             LearnerError: a rank died or failed, or made no progress for `deadlines.learn_seconds`.
         """
         start = time.monotonic()
-        planned = plan_step(batch, self.config, self.device)
+        planned = plan_step(batch, self.config, self.device, may_share=self._may_share)
         if planned is None:
             return self._no_update(batch.step)
         refs = [

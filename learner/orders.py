@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import KLSection, RunConfig
-from learner.batch import MicroBatch, Plan, micro_batch_tokens, plan_micro_batches
+from learner.batch import MicroBatch, Plan, computed_tokens, micro_batch_tokens, plan_micro_batches
 from learner.step_table import StepTable
 from quorum.types import TrainingBatch
 
@@ -83,7 +83,9 @@ class StepPlan:
     """One per rank."""
 
 
-def plan_step(batch: TrainingBatch, config: RunConfig, device: str = "cpu") -> StepPlan | None:
+def plan_step(
+    batch: TrainingBatch, config: RunConfig, device: str = "cpu", *, may_share: bool = True
+) -> StepPlan | None:
     """Split a step's batch into updates, and each update over ranks and micro-batches.
 
     Groups with anything to train on are divided evenly between the updates of an epoch, in group order.
@@ -92,6 +94,7 @@ def plan_step(batch: TrainingBatch, config: RunConfig, device: str = "cpu") -> S
         batch: of the step.
         config: of the run.
         device: "cpu" or "cuda"; see `learner.batch.micro_batch_tokens`.
+        may_share: whether the model can compute a prompt once for several completions; ranks that share rows cannot.
 
     Returns:
         The plan, without references to groups yet; None where no completion is trained on.
@@ -110,7 +113,9 @@ def plan_step(batch: TrainingBatch, config: RunConfig, device: str = "cpu") -> S
             continue
         positions = tuple(map(int, part))
         receipts = table.receipts_of(batch.receipts, positions)
-        plan = plan_micro_batches(receipts, section.num_ranks // section.sequence_parallel_size, max_tokens)
+        num_rows = section.num_ranks // section.sequence_parallel_size
+        may_share = may_share and section.sequence_parallel_size == 1
+        plan = plan_micro_batches(receipts, num_rows, max_tokens, may_share=may_share)
         plans.append(plan)
         num_tokens, num_completions = table.count(positions)
         for rank in range(section.num_ranks):
@@ -123,7 +128,7 @@ def plan_step(batch: TrainingBatch, config: RunConfig, device: str = "cpu") -> S
 
 def _row_tokens(plan: Plan) -> tuple[int, ...]:
     across = zip(*plan.ranks, strict=True)
-    return tuple(max(sum(row.num_tokens for row in part) for part in parts) for parts in across)
+    return tuple(max(computed_tokens(part) for part in parts) for parts in across)
 
 
 def needed_groups(orders: StepOrders) -> list[int]:

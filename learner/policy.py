@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema import ModelSection
+from learner.attention import NAME as PACKED
+from learner.attention import has_options, varlen_attn
 from learner.body import choose_attention, run_body, run_model
 from learner.elementwise import speed_up
 from learner.scores import score
@@ -61,6 +63,17 @@ class Policy(nn.Module):
         self.has_plain_head = _has_plain_head(model)
         share_rows(model)
 
+    def shares_prompts(self, device: torch.device) -> bool:
+        """Whether a prompt costs less where several completions continue it.
+
+        Not where rows are padded or shared between ranks, nor on a GPU without the variable-length kernel, where a mask
+        would take memory.
+        """
+        if self.model.config._attn_implementation != PACKED:
+            return False
+        dtype = self.autocast or next(self.model.parameters()).dtype
+        return device.type == "cpu" or (dtype in (torch.float16, torch.bfloat16) and has_options(varlen_attn))
+
     def num_chunks(self, num_tokens: int) -> int:
         """In how many parts the logits of `num_tokens` positions are computed."""
         return max(1, -(-num_tokens // self.max_chunk))
@@ -73,6 +86,7 @@ class Policy(nn.Module):
         targets: Tensor,
         num_chunks: int = 1,
         *,
+        continues: Sequence[int] = (),
         want_entropy_gradient: bool = False,
         want_self_certainty: bool = False,
     ) -> tuple[Tensor, ...]:
@@ -82,9 +96,11 @@ class Policy(nn.Module):
             input_ids: [1, T] sequences, one after another; none sees another. Where ranks share rows: this rank's
                 slice, and of the completion tokens those in it.
             lengths: tokens of each sequence; they sum to the row's.
-            positions: [N] indices into T whose next token is a target.
+            positions: [N] indices into T whose next token is a target; the last one of a prompt may be there several
+                times.
             targets: [N]
             num_chunks: calls of the output layer. Equal on all ranks, because under ZeRO-3 each is a collective.
+            continues: of each sequence the index of the one that it continues; see `learner.body.run_body`.
             want_entropy_gradient: whether the entropies carry a gradient too.
             want_self_certainty: whether to return self-certainty as well.
 
@@ -95,8 +111,8 @@ class Policy(nn.Module):
         options = (want_entropy_gradient, want_self_certainty)
         with torch.autocast(input_ids.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             if not self.has_plain_head:
-                return self._score(run_model(self.model, input_ids, lengths)[positions], targets, *options)
-            hidden = run_body(self.model, input_ids, lengths)[positions]
+                return self._score(run_model(self.model, input_ids, lengths, continues)[positions], targets, *options)
+            hidden = run_body(self.model, input_ids, lengths, continues)[positions]
             if num_chunks == 1:
                 return self._head_and_score(hidden, targets, *options)
             parts = [

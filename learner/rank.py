@@ -132,6 +132,10 @@ class Rank(TransferLane):
         report("ready")
         return report.seconds()
 
+    def may_share(self) -> bool:
+        """Whether the policy can compute a prompt once for several completions. A collective."""
+        return self._models.policy.may_share()
+
     def _build(self, report: PhaseTimes) -> None:
         from configs.load import import_plugins
         from learner.models import build_models

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from learner.batch import MicroBatch, Row, plan_rows
+from learner.batch import MicroBatch, Row, computed_tokens, plan_rows
 from learner.collate import collate
 from learner.forward import Forward
 from quorum.types import GroupScores, RolloutGroup
@@ -34,12 +34,13 @@ def score_groups(
         One per group; 0 for completions without tokens.
     """
     rows = [
-        Row(i, completion.index, len(group.prompt_token_ids) + len(completion.token_ids))
+        Row(i, completion.index, len(group.prompt_token_ids) + len(completion.token_ids), len(group.prompt_token_ids))
         for i, group in enumerate(groups)
         for completion in group.completions
         if len(completion.token_ids)
     ]
-    micro_batches, row_tokens = _in_step(plan_rows(rows, 1, max_tokens).ranks[0], device)
+    plan = plan_rows(rows, 1, max_tokens, may_share=policy.may_share())
+    micro_batches, row_tokens = _in_step(plan.ranks[0], device)
     found = [np.zeros((2, len(group.completions))) for group in groups]
     for micro_batch, tokens in zip(micro_batches, row_tokens, strict=True):
         batch = collate(micro_batch, groups)
@@ -59,6 +60,6 @@ def _in_step(own: tuple[MicroBatch, ...], device: torch.device) -> tuple[list[Mi
     count = torch.tensor([len(own)], device=device)
     dist.all_reduce(count, op=dist.ReduceOp.MAX)
     micro_batches = [*own, *[()] * (int(count) - len(own))]
-    tokens = torch.tensor([sum(row.num_tokens for row in part) for part in micro_batches], device=device)
+    tokens = torch.tensor([computed_tokens(part) for part in micro_batches], device=device)
     dist.all_reduce(tokens, op=dist.ReduceOp.MAX)
     return micro_batches, tokens.tolist()

@@ -133,7 +133,7 @@ class StepLoad:
 
 
 def trained_tokens(vote: StepVote) -> int:
-    """Prompt and completion tokens of the completions trained on; the prompt counts once for each."""
+    """Prompt and completion tokens of the completions trained on; a prompt counts for each, computed once or not."""
     total = 0
     for slot, _, _, receipt, _ in vote.groups():
         if receipt is not None and slot.receipt is not None:

@@ -64,7 +64,9 @@ def layer_bytes(shape: ModelShape, compute: Compute) -> float:
     return norms + attention + mlp
 
 
-def activations(shape: ModelShape, compute: Compute, num_tokens: int, num_completion_tokens: int) -> Activations:
+def activations(
+    shape: ModelShape, compute: Compute, num_tokens: int, num_completion_tokens: int, num_repeated_tokens: int = 0
+) -> Activations:
     """Of one micro-batch.
 
     Args:
@@ -72,12 +74,15 @@ def activations(shape: ModelShape, compute: Compute, num_tokens: int, num_comple
         compute: how.
         num_tokens: of the micro-batch on this rank.
         num_completion_tokens: of them, those whose logits are computed.
+        num_repeated_tokens: those whose keys and values are copied beside, of prompts that completions share.
     """
     size = HALF if compute.kind == "bfloat16" else FLOAT
-    per_layer = layer_bytes(shape, compute) * num_tokens
+    copies = 2 * (HALF if compute.half else FLOAT) * shape.kv_size * num_repeated_tokens
+    per_layer = layer_bytes(shape, compute) * num_tokens + copies
     ends = (3 * size * shape.hidden) * num_tokens + size * shape.hidden * num_completion_tokens
     inner = HALF if compute.half else FLOAT
-    gradients = (2 * inner * shape.intermediate + size * shape.hidden) * num_tokens
+    mlp = (2 * inner * shape.intermediate + size * shape.hidden) * num_tokens
+    gradients = max(mlp, 2 * inner * (shape.query_size + shape.kv_size) * num_tokens + copies)
     kept, forward, backward = shape.layers * per_layer, 0.0, gradients
     if compute.checkpointing:
         kept, forward = shape.layers * size * shape.hidden * num_tokens, gradients

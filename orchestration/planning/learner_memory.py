@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from configs.schema import LearnerSection, RunConfig
-from learner.batch import micro_batch_tokens
+from learner.batch import MIN_REPEATED_SHARE, REPEATED_WEIGHT, micro_batch_tokens
 from learner.orders import needs_reference
 from orchestration.planning.activations import FLOAT, HALF, Activations, Compute, activations
 from orchestration.planning.parts import Memory, Part, Phase, Place
@@ -36,7 +37,10 @@ class Load:
     """The largest micro-batch of a rank."""
 
     num_tokens: int
+    """That are computed."""
     num_completion_tokens: int
+    num_repeated_tokens: int = 0
+    """Prompt tokens of completions that share theirs: keys and values alone are copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,14 @@ class _Sizes:
 def full_load(config: RunConfig, device: str) -> Load:
     """A micro-batch as large as the configuration allows, of completions of the longest length after such prompts."""
     section = config.learner
-    longest = config.data.max_prompt_tokens + config.rollout.max_completion_tokens
+    prompt, completion = config.data.max_prompt_tokens, config.rollout.max_completion_tokens
+    longest, part = prompt + completion, section.sequence_parallel_size
     tokens = max(longest, micro_batch_tokens(section, device))
-    completion = tokens * config.rollout.max_completion_tokens // longest
-    part = section.sequence_parallel_size
-    return Load(-(-tokens // part), -(-completion // part))
+    once = prompt / config.rollout.completions_per_prompt
+    if part == 1 and prompt - once > MIN_REPEATED_SHARE * longest:
+        num_rows = tokens / (completion + once + (prompt - once) / REPEATED_WEIGHT)
+        return Load(*(math.ceil(num_rows * each) for each in (completion + once, completion, prompt)))
+    return Load(-(-tokens // part), -(-(tokens * completion // longest) // part))
 
 
 def learner_memory(config: RunConfig, shape: ModelShape, *, on_gpu: bool, load: Load | None = None) -> Memory:
@@ -77,7 +84,7 @@ def learner_memory(config: RunConfig, shape: ModelShape, *, on_gpu: bool, load: 
     load = load or full_load(config, "cuda" if on_gpu else "cpu")
     sizes = _sizes(section, shape)
     compute = _compute(section, on_gpu)
-    kept = activations(shape, compute, load.num_tokens, load.num_completion_tokens)
+    kept = activations(shape, compute, load.num_tokens, load.num_completion_tokens, load.num_repeated_tokens)
     parts = [*_weights(sizes), *_gradients(section, sizes), *_optimizer(section, sizes)]
     parts += _zero_buffers(section, sizes, shape, on_gpu)
     parts += _activation_parts(kept, compute, sizes)
