@@ -16,7 +16,7 @@ from quorum.types import Role
 from tests.integration.demo_data import demo_rows
 from tests.integration.run_helpers import quorum
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(500), pytest.mark.all]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.all]
 
 PROMPTS, K = 24, 8
 

@@ -89,7 +89,7 @@ def test_extends_is_refused_where_it_names_nothing_or_goes_in_a_circle(tmp_path:
 
 
 def test_a_mistake_in_either_file_is_reported(tmp_path: Path) -> None:
-    write(tmp_path, "base.yaml", {**BASE, "rollout": {"temperatur": 1.0}})
+    write(tmp_path, "base.yaml", {**BASE, "rollout": {"temperatures": 1.0}})
     assert "rollout.temperature" in problem_of(write(tmp_path, "child.yaml", {"extends": "base.yaml"}))
     (tmp_path / "base.yaml").write_text("run: {dir: a, dir: b}")
     assert "base.yaml" in problem_of(tmp_path / "child.yaml")
