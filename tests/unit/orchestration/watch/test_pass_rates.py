@@ -44,8 +44,7 @@ def test_without_references_nothing_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "audit").exists()
 
 
-def test_the_labels_do_not_depend_on_the_references(tmp_path: Path) -> None:
-    """The groups are closed before references are read: with other references the same groups give other rates only."""
+def test_other_references_change_the_rates_and_no_group(tmp_path: Path) -> None:
     config = make_run(tmp_path / "run", ("7", "8", "9"))
     path = close_step(tmp_path / "run", config, 0, ANSWERS, Role.LABEL)
     before = path.read_bytes()
