@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.schema import DataSource
 from data.columns import MISSING, lookup
-from data.prepare.catalog import Generated, Origin, Recipe, find_recipe
+from data.prepare.catalog import Generated, Origin, Recipe
 from data.prepare.hub import described, read_hub
 from data.prepare.local import read_local
 from data.prepare.overlap import normalized
@@ -201,10 +201,8 @@ def _generate(recipe: Recipe, generated: Generated) -> tuple[list[Example], dict
     entries = _entries(generated)
     avoided: set[str] = set()
     if generated.avoid is not None:
-        other = find_recipe(generated.avoid).generated
-        assert other is not None
-        _check_seeds(recipe.name, generated, other)
-        avoided = {normalized(entry["question"]) for entry in _entries(other)}
+        _check_seeds(recipe.name, generated, generated.avoid)
+        avoided = {normalized(entry["question"]) for entry in _entries(generated.avoid)}
     seen: set[str] = set()
     kept, repeated, overlapping = [], 0, 0
     for entry in entries:

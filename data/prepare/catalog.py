@@ -45,8 +45,8 @@ class Generated:
     options: Mapping[str, Any]
     size: int
     seed: int
-    avoid: str | None = None
-    """Another generated set whose questions are left out of this one."""
+    avoid: Generated | None = None
+    """Another set whose questions are left out of this one, and whose seeds it may not share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +167,19 @@ _HUB = (
         origins=(_compiled("amc23"), Origin(hub="zwhe99/amc23", prompt="question", split="test")),
     ),
     Recipe(
+        name="amc_aimo",
+        role="test",
+        what="AMC 12 of 2022 and 2023, TTRL's AMC",
+        rows=83,
+        origins=(
+            Origin(
+                hub="AI-MO/aimo-validation-amc",
+                prompt="problem",
+                note="TTRL states 83 problems and no repository; this one has as many",
+            ),
+        ),
+    ),
+    Recipe(
         name="math500",
         role="test",
         what="MATH-500",
@@ -216,7 +229,7 @@ def _task(short: str, task: str, level: int, options: dict[str, Any]) -> list[Re
     what = f"reasoning-gym {task}, {', '.join(f'{name}={value}' for name, value in options.items())}"
     name = f"rg_{short}_{level}"
     evaluated = Generated(task=task, options=options, size=EVAL_SIZE, seed=EVAL_SEED)
-    trained = Generated(task=task, options=options, size=TRAIN_SIZE, seed=TRAIN_SEED, avoid=f"{name}_eval")
+    trained = Generated(task=task, options=options, size=TRAIN_SIZE, seed=TRAIN_SEED, avoid=evaluated)
     return [
         Recipe(name=name, role="train", what=what, generated=trained),
         Recipe(name=f"{name}_eval", role="test", what=f"{what}, other seeds", generated=evaluated),

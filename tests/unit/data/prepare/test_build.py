@@ -154,32 +154,51 @@ def need_reasoning_gym() -> None:
         pytest.skip(str(error))
 
 
-def small(seed: int, size: int = 300, avoid: str | None = None) -> Recipe:
-    generated = Generated(task="bitwise_arithmetic", options={"difficulty": 1}, size=size, seed=seed, avoid=avoid)
-    return Recipe(name="small", role="train", what="", generated=generated)
+SUMS = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+"]}
+"""Few questions, so that different seeds give the same ones."""
 
 
-def test_generated_training_and_evaluation_sets_share_neither_seed_nor_question(tmp_path: Path) -> None:
+def sums(seed: int, size: int, avoid: Generated | None = None) -> Recipe:
+    generated = Generated(task="basic_arithmetic", options=SUMS, size=size, seed=seed, avoid=avoid)
+    return Recipe(name="sums", role="train", what="", generated=generated)
+
+
+def questions(path: Path) -> list[str]:
+    return [normalized(one.prompt) for one in read_prepared(path).examples]
+
+
+def test_questions_that_occur_twice_or_in_the_evaluation_are_left_out_of_training(tmp_path: Path) -> None:
     need_reasoning_gym()
-    recipes = [one for one in CATALOG.values() if one.generated]
-    for recipe in recipes:
-        if recipe.role == "train":
-            other = find_recipe(f"{recipe.name}_eval").generated
-            assert other is not None and recipe.generated is not None and recipe.generated.avoid is not None
-            assert (other.task, other.options) == (recipe.generated.task, recipe.generated.options)
-            assert recipe.generated.seed + recipe.generated.size <= other.seed
-    manifest = prepare(find_recipe("rg_family_4"), tmp_path / "train.parquet", size=1500)
-    prepare(find_recipe("rg_family_4_eval"), tmp_path / "eval.parquet")
-    train, evaluated = (read_prepared(tmp_path / f"{name}.parquet").examples for name in ("train", "eval"))
-    texts = [normalized(one.prompt) for one in train]
-    assert len(set(texts)) == len(texts) and not set(texts) & {normalized(one.prompt) for one in evaluated}
-    assert len(texts) == 1500 - manifest["num_repeated"] - manifest["num_in_evaluation"]
+    evaluation = sums(EVAL_SEED, 40)
+    manifest = prepare(sums(TRAIN_SEED, 200, avoid=evaluation.generated), tmp_path / "train.parquet")
+    prepare(evaluation, tmp_path / "eval.parquet")
+    train, evaluated = questions(tmp_path / "train.parquet"), questions(tmp_path / "eval.parquet")
+    assert len(set(train)) == len(train) and len(set(evaluated)) == len(evaluated)
+    assert not set(train) & set(evaluated)
+    assert manifest["num_in_evaluation"] > 0 and manifest["num_repeated"] > 0
+    assert len(train) == 200 - manifest["num_repeated"] - manifest["num_in_evaluation"]
+
+
+def test_every_generated_training_set_avoids_the_evaluation_set_of_its_level(tmp_path: Path) -> None:
+    levels = [one for one in CATALOG.values() if one.generated and one.role == "train"]
+    assert len(levels) == 11
+    for recipe in levels:
+        assert recipe.generated is not None
+        other = find_recipe(f"{recipe.name}_eval").generated
+        assert other is not None and recipe.generated.avoid == other
+        assert (other.task, other.options) == (recipe.generated.task, recipe.generated.options)
+        assert recipe.generated.seed + recipe.generated.size <= other.seed
+
+
+def bitwise(seed: int) -> Recipe:
+    generated = Generated(task="bitwise_arithmetic", options={"difficulty": 1}, size=8, seed=seed)
+    return Recipe(name="bits", role="train", what="", generated=generated)
 
 
 def test_entry_i_is_made_from_seed_plus_i(tmp_path: Path) -> None:
     need_reasoning_gym()
     for seed, name in ((TRAIN_SEED, "a"), (TRAIN_SEED + 1, "b")):
-        prepare(small(seed, size=8), tmp_path / f"{name}.parquet")
+        prepare(bitwise(seed), tmp_path / f"{name}.parquet")
     first, second = (read_prepared(tmp_path / f"{name}.parquet").examples for name in ("a", "b"))
     assert [one.prompt for one in first[1:]] == [one.prompt for one in second[:-1]]
 
@@ -187,7 +206,7 @@ def test_entry_i_is_made_from_seed_plus_i(tmp_path: Path) -> None:
 def test_generating_into_the_evaluation_s_seeds_is_refused(tmp_path: Path) -> None:
     need_reasoning_gym()
     with pytest.raises(DataError, match="share seeds"):
-        prepare(small(EVAL_SEED - 5, size=10, avoid="rg_bitwise_2_eval"), tmp_path / "a.parquet")
+        prepare(sums(EVAL_SEED - 5, 10, avoid=sums(EVAL_SEED, 40).generated), tmp_path / "a.parquet")
 
 
 def test_an_unknown_set_names_the_nearest() -> None:
