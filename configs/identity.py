@@ -59,6 +59,7 @@ _BIT_AFFECTING = (
 _PATHS = (
     "model.path",
     "data.train.*.path",
+    "data.train.*.references",
     "data.groups",
     "voting.labels.options.path",
     "voting.labels.options.model",

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from configs.files import PRESET_DIR, find_configuration, preset_names, read_configuration
 from configs.identity import bit_differences, config_identity_hash, identity_differences
-from configs.problems import check_plugin, describe, nearest, section_at, unknown_name
+from configs.problems import check_plugin, describe, section_at, unknown_name
 from configs.schema import Plugin, RunConfig
 from configs.yaml_text import YamlError, read_yaml, write_yaml
 from quorum.errors import ConfigError
@@ -28,7 +29,6 @@ __all__ = [
     "preset_names",
 ]
 
-PRESET_DIR = Path(__file__).parent / "presets"
 _SHIPPED_ROOT = PRESET_DIR.parent.parent
 """Where a preset's relative paths are looked for when they do not exist below the working directory."""
 
@@ -41,7 +41,8 @@ def load_config(
     """Read a configuration and check all of it.
 
     Args:
-        source: a YAML file, or the name of a preset in `configs/presets` ("demo").
+        source: a YAML file, or the name of a preset in `configs/presets` ("demo", "paper/qwen2.5-math-7b-dapo"). A file
+            may say `extends: NAME`, another preset or a file beside it, and then holds only what differs.
         overrides: `section.field=value`, applied in order; the value is YAML, an empty one the empty string, and
             list items go by index (`data.train.0.path=prompts.jsonl`; the next free index appends).
         registries: plug-in registries by the dotted name of their field ("voting.rule"), see `plugin_fields`. The
@@ -74,11 +75,6 @@ def dump_config(config: RunConfig) -> str:
     return write_yaml(config.model_dump(mode="json"))
 
 
-def preset_names() -> list[str]:
-    """Names of the shipped presets, sorted."""
-    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
-
-
 def plugin_fields(config: RunConfig) -> Iterator[tuple[str, Plugin]]:
     """Every plug-in of a configuration with the dotted name of its field ("rollout.engine", "voting.rule", ...).
 
@@ -109,39 +105,11 @@ def import_plugins(modules: Sequence[str]) -> None:
 
 
 def _read_source(source: str | Path) -> tuple[dict[str, Any], list[str]]:
-    path, is_preset = _find(source)
-    try:
-        tree = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"configuration {path}: cannot be read: {reason}") from error
-    except YamlError as error:
-        return {}, [f"{path}: {problem}" for problem in error.problems]
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        kind = type(tree).__name__
-        raise ConfigError(f"configuration {path}: expected sections (`model:`, `data:`, ...), got {kind}")
-    tree = {str(name): {} if section is None else section for name, section in tree.items()}
-    if is_preset:
+    path, is_preset = find_configuration(source)
+    tree, problems = read_configuration(path)
+    if is_preset and not problems:
         _anchor_shipped_paths(tree)
-    return tree, []
-
-
-def _find(source: str | Path) -> tuple[Path, bool]:
-    path = Path(source)
-    if isinstance(source, Path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
-        if not path.is_file():
-            raise ConfigError(f"configuration {path}: no such file (presets: {', '.join(preset_names())})")
-        return path, False
-    preset = PRESET_DIR / f"{source}.yaml"
-    if preset.is_file():
-        return preset, True
-    guess = nearest(str(source), preset_names())
-    hint = f"; did you mean {guess}?" if guess else ""
-    raise ConfigError(
-        f"no preset is called {str(source)!r}{hint} (presets: {', '.join(preset_names())}; a file's name ends in .yaml)"
-    )
+    return tree, problems
 
 
 def _anchor_shipped_paths(tree: dict[str, Any]) -> None:

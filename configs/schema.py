@@ -129,6 +129,9 @@ class DataSource(Section):
     """Split of a `datasets` directory or hub name."""
     columns: ColumnNames = ColumnNames()
     """Column names."""
+    references: str | None = None
+    """File with the reference answers, apart from the prompts (Parquet or JSONL, joined by the id column). None: the
+    file that the prompts name, as those of `quorum data` do, else the prompts' own answer column."""
     task_options: dict[str, Any] = {}
     """Parameters of a reasoning-gym task (its own names)."""
     size: PositiveInt | None = None

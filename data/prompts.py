@@ -12,6 +12,7 @@ import numpy as np
 from configs.schema import DataSection, DataSource
 from data.columns import Row, data_source_name, prompt_columns, require, row_key
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
+from data.prepared import read_note, resolved
 from data.render import render_text, tokenize
 from data.rows import read_rows, source_format
 from quorum.errors import DataError
@@ -91,13 +92,17 @@ def source_identities(sources: Sequence[DataSource]) -> list[str]:
     """Names of sources inside prompt ids: what is left when their files are moved together.
 
     The path's last part, or the whole path where different sources end alike, with the split where the format has
-    splits.
+    splits. A prepared file bears the name that it says.
     """
     paths_by_name: dict[str, set[str]] = {}
     for source in sources:
         paths_by_name.setdefault(_last_part(source.path), set()).add(source.path)
     names = []
     for source in sources:
+        note = read_note(source.path)
+        if note is not None:
+            names.append(note.name)
+            continue
         name = _last_part(source.path)
         if len(paths_by_name[name]) > 1:
             name = source.path
@@ -129,7 +134,7 @@ def load_prompts(
     seen: dict[str, str] = {}
     prompts: list[Prompt] = []
     too_long: list[tuple[str, int]] = []
-    for source, identity in zip(sources, source_identities(sources), strict=True):
+    for source, identity in zip(map(resolved, sources), source_identities(sources), strict=True):
         for row, views in _views(source, identity, section, tokenizer):
             _check_unique(views[0].prompt_id, row, source, seen)
             lengths = [len(prompt.token_ids) for prompt in views]

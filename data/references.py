@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.schema import DataSource
 from data.columns import ANSWER_COLUMNS, MISSING, lookup, require, row_key, top_level
+from data.prepared import ANSWER_COLUMN, resolved
 from data.prompts import source_identities, view_id
 from data.rows import read_rows
 from quorum.errors import DataError
@@ -106,13 +107,16 @@ def _with_noise(answers: dict[str, str], noise: float, seed: int) -> dict[str, s
 def load_references(sources: Sequence[DataSource]) -> References:
     """Read the answers of all sources, from the files, apart from the prompts. A paraphrase has its prompt's answer.
 
-    Without `columns.answer` the names of `ANSWER_COLUMNS` are tried, and rows without any have no reference.
+    Where a source names a file of references they are read from there, by the id column. Without `columns.answer` the
+    names of `ANSWER_COLUMNS` are tried, and rows without any have no reference.
 
     Raises:
-        DataError: a source cannot be read, or a configured answer column is missing or empty.
+        DataError: a source cannot be read, or a configured answer column is missing or empty; references in a file of
+            their own without a configured id column.
     """
     answers: dict[str, str] = {}
-    for source, identity in zip(sources, source_identities(sources), strict=True):
+    for given, identity in zip(sources, source_identities(sources), strict=True):
+        source = _answers_of(resolved(given))
         configured = source.columns.answer
         names = (configured,) if configured else ANSWER_COLUMNS
         wanted = top_level([*names, *([source.columns.id] if source.columns.id else [])])
@@ -122,6 +126,20 @@ def load_references(sources: Sequence[DataSource]) -> References:
                 for is_paraphrase in (False, True) if source.columns.paraphrase else (False,):
                     answers[view_id(identity, row_key(row, source), is_paraphrase=is_paraphrase)] = _as_text(value)
     return References(answers)
+
+
+def _answers_of(source: DataSource) -> DataSource:
+    """Where the answers of a source are: in a file of their own, or the source itself."""
+    if source.references is None:
+        return source
+    if source.columns.id is None:
+        raise DataError(
+            f"{source.path}: references in a file of their own ({source.references}) are joined by id; name the id "
+            "column of both files (columns.id)"
+        )
+    names = {"id": source.columns.id, "answer": source.columns.answer or ANSWER_COLUMN}
+    columns = source.columns.model_copy(update=names)
+    return DataSource(path=source.references, columns=columns)
 
 
 def load_label_table(path: str, min_agreement: float = 0.0) -> References:

@@ -78,7 +78,11 @@ def _looks_like_hub_name(path: str) -> bool:
 
 
 def _no_such_file(path: str) -> str:
-    parent = Path(path).parent
+    from data.prepare.catalog import CATALOG
+
+    parent, name = Path(path).parent, Path(path).stem
+    if name in CATALOG and path.endswith(".parquet"):
+        return f"{path}: no such file; make it with `quorum data prepare {name} --out {parent}`"
     if not parent.is_dir():
         return f"{path}: no such file; the directory {parent} does not exist either"
     near = difflib.get_close_matches(Path(path).name, sorted(p.name for p in parent.iterdir()), n=1, cutoff=0.6)

@@ -20,6 +20,7 @@ from orchestration.model_session import ModelSession, open_session
 from orchestration.registries import registries
 from orchestration.rollout_phase import fetch, train_sampling
 from orchestration.storage import fsync_dir, storage_errors
+from orchestration.watch.pass_rates import write_pass_rates
 from quorum import __version__
 from quorum.errors import StorageError
 from quorum.types import GroupKey, Prompt, Resolution, Role, Tally
@@ -40,6 +41,8 @@ class LabelResult:
     agreement_mean: float
     """Over the labelled prompts; 0 without any."""
     seed: int
+    pass_rates: Path | None = None
+    """Of the audit, apart from the labels; None where no prompt has a reference, or the audit is off."""
 
 
 def label(
@@ -54,6 +57,9 @@ def label(
     live: bool | None = None,
 ) -> LabelResult:
     """Draw n completions per prompt, vote, and write `labels.parquet` beside the groups.
+
+    Once all labels are written and everything is stopped, the audit (`report.audit`) writes `audit/pass_rates.parquet`
+    where the data has references: how many completions of each prompt were right.
 
     Args:
         model: Hugging Face directory or hub name.
@@ -80,6 +86,7 @@ def label(
             session.display.phase("label", f"{start}/{len(session.prompts)} prompts")
             rows += _label_part(config, session, session.prompts[start : start + GROUPS_AT_ONCE], step, start)
         path = write_labels(session.path / FILE_NAME, rows, _provenance(config))
+    rated = write_pass_rates(path.parent, config) if config.report.audit else None
     agreements = [row["agreement"] for row in rows if row["label"] is not None]
     return LabelResult(
         path=path,
@@ -87,6 +94,7 @@ def label(
         num_labels=len(agreements),
         agreement_mean=sum(agreements) / len(agreements) if agreements else 0.0,
         seed=config.run.seed,
+        pass_rates=None if rated is None else rated[0],
     )
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from configs.problems import nearest
 from configs.schema import ColumnNames, DataSource, RunConfig, VotingSection
 from data.columns import Row, row_key
+from data.prepared import resolved
 from data.prompts import source_identities, view_id
 from data.references import References, load_references
 from data.rows import read_rows
@@ -232,7 +233,7 @@ def extractors_by_prompt(config: RunConfig | None) -> dict[str, str]:
     """Extractor of every prompt whose data source names one; reads ids alone."""
     found: dict[str, str] = {}
     for sources in (config.data.train, config.evaluation.data) if config else ():
-        for source, identity in zip(sources, source_identities(sources), strict=True):
+        for source, identity in zip(map(resolved, sources), source_identities(sources), strict=True):
             if source.extractor is None:
                 continue
             for row in read_rows(source, frozenset([source.columns.id] if source.columns.id else [])):

@@ -31,6 +31,9 @@ def label(
 ) -> None:
     """Answer every prompt n times, vote, and write OUT/labels.parquet: prompt_id, label, agreement and more.
 
+    Where the data has references, OUT/audit/pass_rates.parquet says how many answers of each prompt were right; it is
+    made after the vote, and no label depends on it. Both choose easier or harder parts: quorum data subset.
+
     Train on it with voting.labels.name=table voting.labels.options.path=OUT/labels.parquet and the same data. The
     last line is a RESULT line.
     """
@@ -44,6 +47,8 @@ def label(
         model, data, num_completions=n, temperature=temperature, out=where, preset=preset, overrides=overrides or ()
     )
     print(f"{result.num_labels:,} of {result.num_prompts:,} prompts have a label: {result.path}")
+    if result.pass_rates is not None:
+        print(f"pass rates against the references, for the audit alone: {result.pass_rates}")
     figures = {
         "num_prompts": result.num_prompts,
         "num_labels": result.num_labels,

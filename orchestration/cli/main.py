@@ -25,6 +25,7 @@ COMMANDS = {
     "scale": ("orchestration.cli.scale:scale", "Give a live run more or fewer samplers."),
     "top": ("orchestration.cli.top:top", "Watch a run live: samplers, learner, last metrics, alarms."),
     "eval": ("orchestration.cli.eval:evaluate", "Measure a model: avg@n, maj@n, pass@k with 95% intervals."),
+    "data": ("orchestration.cli.data:app", "Prepare the papers' data sets; overlap with tests; subsets."),
     "label": ("orchestration.cli.label:label", "Make a table of pseudo-labels with any model."),
     "vote": ("orchestration.cli.vote:vote", "Vote again on stored rollouts and compare rules side by side."),
     "export": ("orchestration.cli.export:export", "Write a checkpoint of a run as a Hugging Face directory."),
@@ -53,6 +54,7 @@ Examples:
   quorum scale runs/my-run --samplers 8      more or fewer samplers for a live run
   quorum top runs/my-run                     who works and who waits, live
   quorum eval runs/my-run/model test.jsonl   avg@n and maj@n of the result
+  quorum data prepare dapo aime24            prompts, and their references apart
   quorum label MODEL prompts.jsonl --n 32    a table of pseudo-labels to train on
   quorum vote runs/my-run --rule majority --rule soft,min_agreement=0.5
                                              what other rules would have made of it
@@ -89,11 +91,18 @@ class LazyGroup(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """The click command of one entry of `COMMANDS`, its function guarded by `one_line_errors`."""
+    """The click command of one entry of `COMMANDS`, its functions guarded by `one_line_errors`."""
     module, _, function = COMMANDS[name][0].partition(":")
     with _Reported():
         target = getattr(importlib.import_module(module), function)
-    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    plain: Any = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+    if isinstance(target, typer.Typer):
+        group = typer.Typer(help=target.info.help, no_args_is_help=True, **plain)
+        for command in target.registered_commands:
+            assert command.callback is not None
+            group.command(command.name)(one_line_errors(command.callback))
+        return typer.main.get_command(group)
+    single = typer.Typer(**plain)
     single.command(name)(one_line_errors(target))
     return typer.main.get_command(single)
 
