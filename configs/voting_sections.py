@@ -49,7 +49,7 @@ class TrainSubsetSection(Section):
     seed: int = 0
     """With the group id decides a random or stratified choice."""
     entropy_iqr: NonNegativeFloat | None = None
-    """Of those chosen, leave out completions whose mean token entropy is below Q1 - entropy_iqr * (Q3 - Q1) of the group
+    """Leave out those chosen whose mean token entropy is below Q1 - entropy_iqr * (Q3 - Q1) of the group
     (M-GRPO, arXiv 2512.13070: 0.75). Costs one forward pass of the learner; None leaves out none."""
 
 
@@ -151,6 +151,12 @@ class VotingSection(Section):
                 "voting.gate and voting.batch.keep_fraction both drop groups by agreement; use one of the two (gate "
                 "with batch.max_rounds, or keep_fraction with more prompts per step)"
             )
+        flips = self.prompts.flips
+        if flips is not None and flips.skip_share and flips.skip_at_most < 1 and self.batch.max_rounds > 1:
+            problems.append(
+                "voting.prompts.flips.skip_at_most bounds a batch that is not filled up again, and "
+                "voting.batch.max_rounds draws for what is skipped; set skip_at_most=1, or skip_share=0"
+            )
         problems += self.gate.problems()
         return problems + (self._stop_problems(k) if stop_decided else [])
 
@@ -175,8 +181,8 @@ class VotingSection(Section):
             "voting.prompts.flips asks for the agreement, of which only a lower bound is then known; leave it out": (
                 self.prompts.flips is not None
             ),
-            "voting.train.entropy_iqr compares the entropies of all completions, and which are stopped depends on time; "
-            "leave it out": self.train.entropy_iqr is not None,
+            "voting.train.entropy_iqr compares the entropies of all completions, and which are stopped depends on "
+            "time; leave it out": self.train.entropy_iqr is not None,
             f"voting.labels={self.labels.name} takes labels from others than the group, whose own vote then decides "
             "nothing; use labels=vote": self.labels.name != "vote",
         }

@@ -94,7 +94,7 @@ class Advantage:
         return advantages, float(sums.sum())
 
     def _finish(self, tokens: dict[tuple[int, int], NDArray[np.float64]], table: StepTable) -> TokenArrays:
-        """Standardise over all tokens of all ranks where the algorithm says so; then each group's penalty and weight."""
+        """Standardise over all tokens of all ranks where the algorithm says so; then apply penalties and weights."""
         if self.algorithm.is_standardized:
             parts = [np.zeros(0), *tokens.values()]
             flat = np.concatenate(parts)

@@ -21,7 +21,7 @@ from voting.election import NOBODY, Ballots, elect, elect_shared, resolution
 
 
 class RestrainOptions(Options):
-    """Options of RESTRAIN's rule. kappa, delta, sigma are ours: the paper finds results sensitive to them; tune them."""
+    """Options of RESTRAIN's rule. The defaults are ours; the paper finds results sensitive to them: tune them."""
 
     center: Share = 1.0
     """Share of the vote with the greatest weight."""
@@ -71,7 +71,7 @@ def pay_restrained(tally: Tally, decided: Resolution, ballots: Ballots, options:
     sum_j w_j A(rewards by label j) = A(w of one's own answer) for every estimator that is linear in the rewards (rloo,
     dr_grpo, reinforce): one pass does what the paper's sum over losses does, at an importance ratio of 1.
     """
-    if decided.penalty:
+    if max(ballots.votes, default=0.0) < options.kappa:
         return np.zeros(len(tally.cluster), dtype=np.float32)
     weights = answer_weights(ballots, options)
     if options.standardize:
@@ -80,11 +80,12 @@ def pay_restrained(tally: Tally, decided: Resolution, ballots: Ballots, options:
 
 
 def _over_deviation(weights: Sequence[float], sizes: Sequence[int], k: int) -> tuple[float, ...]:
-    shares = [size / k for size in sizes]
-    return tuple(
-        weight / math.sqrt(share * (1.0 - share)) if 0 < share < 1 else 0.0
-        for weight, share in zip(weights, shares, strict=True)
-    )
+    """Over the sample's deviation (k - 1), as GRPO's; 0 for an answer that all or none gave."""
+    made = []
+    for weight, size in zip(weights, sizes, strict=True):
+        variance = size * (k - size) / (k * (k - 1)) if 0 < size < k else 0.0
+        made.append(weight / math.sqrt(variance) if variance else 0.0)
+    return tuple(made)
 
 
 class SelectiveOptions(Options):
@@ -98,8 +99,8 @@ class SelectiveOptions(Options):
     """An answer with a smaller share is a negative label if its completions are at least as uncertain as the prompt's
     are on average (mean token entropy). 0 makes none, and saves the learner's pass that measures entropies."""
     mode: Literal["binary", "continuous"] = "binary"
-    """binary: 1 for the label, -1 for negative labels, 0 for others. continuous: share - tau_pos, share - tau_low and 0,
-    less entropy_weight * (mean entropy of the answer's completions - the prompt's mean)."""
+    """binary: 1 for the label, -1 for negative labels, 0 for others. continuous: share - tau_pos, share - tau_low, 0,
+    each less entropy_weight * (mean entropy of the answer's completions - the prompt's mean)."""
     entropy_weight: Annotated[float, Field(ge=0)] = 0.1
     """Of the continuous mode, per nat."""
 
@@ -139,7 +140,7 @@ _ROUNDING = 1e-12
 
 
 def elect_selective(tally: Tally, ballots: Ballots, section: ElectionSection, options: SelectiveOptions) -> Resolution:
-    """Elect under SCRL's thresholds (and the section's, where they ask for more); a group with negative labels stays."""
+    """Elect under SCRL's thresholds, or the section's where they ask for more; negative labels keep a group."""
     strict = section.model_copy(
         update={
             "min_agreement": max(section.min_agreement, options.tau_pos),

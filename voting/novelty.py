@@ -1,7 +1,7 @@
 """Majority for the sign of the reward, novelty for its size (EVOL-RL, arXiv 2509.15194), without an embedding model.
 
-Completions are compared as counts of n-grams. All sums are of whole numbers or exact, so that a reward is the same on any
-machine and in any order of completions.
+Completions are compared as counts of n-grams. All sums are of whole numbers or exact, so that a reward is the same on
+any machine and in any order of completions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NoveltyOptions(Options):
     n: Annotated[int, Field(ge=1, le=32)] = 4
     """Units per n-gram."""
     mean_share: Share = 0.5
-    """Part of the mean similarity to one's own side in a completion's similarity; the rest is the greatest to anybody."""
+    """Part of the mean similarity to one's own side in a completion's; the rest is the greatest to anybody."""
 
 
 def pay_sign(tally: Tally, decided: Resolution, ballots: Ballots, options: NoveltyOptions) -> Float32Array:
@@ -48,14 +48,16 @@ def refine_by_novelty(
 ) -> Float32Array:
     """[k] in [0.5, 1] for the label, in [-1, -0.5] for other answers, each more with more novelty; -1 for no answer.
 
-    Novelty is 1 - (m * mean similarity to the others of one's own side + (1 - m) * greatest similarity to any other that
+    Novelty is 1 - (m * mean similarity to the rest of one's own side + (1 - m) * greatest similarity to any other that
     answered), brought to [0, 1] within each side; 0.5 where a side is all alike or of one.
     """
     answered = [index for index, number in enumerate(tally.cluster) if number >= 0]
     alike = similarities([_units(group.completions[index], options.unit) for index in answered], options.n)
     made = np.full(len(tally.cluster), -1.0)
     for is_label in (True, False):
-        side = [place for place, index in enumerate(answered) if (tally.cluster[index] == decided.label_cluster) is is_label]
+        side = [
+            place for place, index in enumerate(answered) if (tally.cluster[index] == decided.label_cluster) is is_label
+        ]
         novelties = [_novelty(alike, place, side, options.mean_share) for place in side]
         for place, novelty in zip(side, _spread(novelties), strict=True):
             made[answered[place]] = (0.5 if is_label else -1.0) + 0.5 * novelty

@@ -17,9 +17,7 @@ from voting.sources import LabelSource, electorate_of, make_source
 from voting.subset import choose_trained
 
 
-def resolve(
-    tallies: Sequence[Tally], section: VotingSection, context: StepContext = NO_CONTEXT
-) -> list[Resolution]:
+def resolve(tallies: Sequence[Tally], section: VotingSection, context: StepContext = NO_CONTEXT) -> list[Resolution]:
     """Decide a step's votes.
 
     Args:
@@ -39,8 +37,7 @@ def resolve(
     if context.pasts and len(context.pasts) != len(tallies):
         raise ValueError(f"{len(tallies)} tallies came with the pasts of {len(context.pasts)} prompts")
     decided = [
-        _resolve_one(tally, section, rule, options, source, context, position)
-        for position, tally in enumerate(tallies)
+        _resolve_one(tally, section, rule, options, source, context, position) for position, tally in enumerate(tallies)
     ]
     decided = skipped(decided, tallies, section.prompts.flips, context)
     return _keep_fraction(decided, section.batch.keep_fraction)

@@ -87,9 +87,7 @@ def receipt_of(scored: ScoredGroup) -> ScoreReceipt:
     )
 
 
-def reward_hash(
-    rewards: Float32Array, train_mask: NDArray[np.bool_], weight: float = 1.0, penalty: float = 0.0
-) -> str:
+def reward_hash(rewards: Float32Array, train_mask: NDArray[np.bool_], weight: float = 1.0, penalty: float = 0.0) -> str:
     """blake2b-64 of the rewards' float32 bytes, the mask's bytes, and weight and penalty unless they are 1 and 0, as 16
     hex digits.
 

@@ -79,7 +79,9 @@ def test_the_order_of_completions_cannot_matter(name: str, answers: list[Any], r
 @pytest.mark.parametrize("name", RULES)
 @FEW
 @given(answers=ANSWERS)
-def test_renaming_answers_renames_the_label_and_changes_no_reward_that_is_made_of_votes(name: str, answers: list[Any]) -> None:
+def test_renaming_answers_renames_the_label_and_changes_no_reward_that_is_made_of_votes(
+    name: str, answers: list[Any]
+) -> None:
     names = {"7": "9", "8": "12", "9": "7", None: None}
     one, paid = _vote(name, answers)
     other, renamed = _vote(name, [names[answer] for answer in answers])
