@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from data.references import REVEAL, Dispenser, is_drawn, load_label_table, load_references
-from quorum.errors import DataError
+from quorum.errors import ConfigError, DataError
 from quorum.types import GroupKey, GroupScores, Prompt, RevealedLabel, Role, SamplingSettings
 from voting.replicas import Ticket
 from voting.rules import make_rule
@@ -56,6 +56,30 @@ def teacher_of(config: RunConfig, prompts: Mapping[str, Prompt] | None = None) -
 def needs_pairs(config: RunConfig) -> bool:
     """Whether the two views of a prompt must come in one step."""
     return make_source(config.voting.labels)[0].supply == "views"
+
+
+def check_pairs(config: RunConfig) -> None:
+    """Refuse what would part the two views of a prompt, whose groups stand side by side: each would lack its jury.
+
+    Raises:
+        ConfigError: a step or a further round of drawing may take an odd number of groups.
+    """
+    if not needs_pairs(config):
+        return
+    name, count = config.voting.labels.name, config.rollout.prompts_per_step
+    problems = []
+    if count % 2:
+        problems.append(
+            f"voting.labels={name} needs both views of a prompt in one step, and "
+            f"rollout.prompts_per_step={count} is odd; use {count + 1}"
+        )
+    if config.voting.batch.max_rounds > 1:
+        problems.append(
+            f"voting.labels={name} needs both views of a prompt in one step, and voting.batch.max_rounds draws single "
+            "groups for those that were dropped; set it to 1"
+        )
+    if problems:
+        raise ConfigError(problems)
 
 
 def needs_scores(config: RunConfig) -> bool:

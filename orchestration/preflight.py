@@ -12,7 +12,7 @@ from configs.secrets import refuse_secrets
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
 from data.prompts import PromptSet, load_prompts
 from data.references import Dispenser
-from orchestration.labels import Teacher, make_dispenser, needs_pairs, needs_scores, teacher_of
+from orchestration.labels import Teacher, check_pairs, make_dispenser, needs_pairs, needs_scores, teacher_of
 from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
 from orchestration.prompt_pasts import load_base_agreements
@@ -139,6 +139,7 @@ def _plan(config: RunConfig, mode: str, num_teachers: int) -> ResourcePlan:
 
 def _teacher(config: RunConfig) -> Teacher | None:
     """The teacher, if any; refuses who votes, or by what, where the mode has no such stage."""
+    check_pairs(config)
     teacher, mode, labels = teacher_of(config), config.run.mode, config.voting.labels.name
     if mode == "train_only" and (teacher is not None or needs_pairs(config)):
         raise ConfigError(

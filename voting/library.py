@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from configs.load import import_plugins
 from configs.schema import Plugin, VotingSection, VotingServiceSection
-from quorum.errors import VotingError
+from quorum.errors import ConfigError, VotingError
 from quorum.types import Resolution, RolloutGroup, ScoredGroup, Tally
 from voting.asking import finish
 from voting.background import BackgroundLoop, each
@@ -129,6 +129,7 @@ class Voting:
             context: the step, for schedules, and what is known of the groups' prompts.
 
         Raises:
+            ConfigError: the section needs entropies, and the tallies have none.
             ValueError: the section reads or compares in another way.
             Exception: as `vote`.
         """
@@ -145,6 +146,11 @@ class Voting:
             else replace(tally, weights=weights)
             for group, tally in zip(made, tallies, strict=True)
         ]
+        if section.train.entropy_iqr is not None and not all(tally.entropies for tally in weighed):
+            raise ConfigError(
+                "voting.train.entropy_iqr asks the learner for the entropies of completions, which only a run "
+                "has at hand; leave it out (entropy_iqr=null)"
+            )
         resolutions = resolve(weighed, section, context)
         votes = list(zip(made, weighed, resolutions, strict=True))
         kept = [vote for vote in votes if vote[2].end_state is None]

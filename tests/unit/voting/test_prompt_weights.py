@@ -50,7 +50,10 @@ def test_the_gate_moves_with_the_step() -> None:
 
 
 def test_a_revealed_label_passes_the_gate_and_a_vote_beside_it_does_not() -> None:
-    fields: dict[str, Any] = {"gate": {"max_agreement": 0.5}, "labels": {"name": "ground_truth", "options": {"share": 0.5}}}
+    fields: dict[str, Any] = {
+        "gate": {"max_agreement": 0.5},
+        "labels": {"name": "ground_truth", "options": {"share": 0.5}},
+    }
     revealed = tally_of(["7", "3"], jury=["7"], provenance="ground_truth")
     voted = tally_of(["7", "7", "7", "3"])
     one, other = resolve([revealed, voted], section_of(**fields))
@@ -146,7 +149,9 @@ def test_relocked_prompts_are_skipped_by_lot_up_to_the_most_and_at_least_one_may
     assert sum(one.end_state is not None for one in _locked(2, skip_share=1.0)) == 1
     drawn = [one.group_id for one in _locked(400, skip_share=0.7, skip_at_most=1.0) if one.end_state is not None]
     assert 0.6 < len(drawn) / 400 < 0.8
-    again = [one.group_id for one in _locked(400, skip_share=0.7, skip_at_most=1.0, seed=1) if one.end_state is not None]
+    again = [
+        one.group_id for one in _locked(400, skip_share=0.7, skip_at_most=1.0, seed=1) if one.end_state is not None
+    ]
     assert drawn != again
     assert not any(one.end_state for one in _locked(8, skip_share=0.0))
 
