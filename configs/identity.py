@@ -63,6 +63,7 @@ _PATHS = (
     "data.groups",
     "voting.labels.options.path",
     "voting.labels.options.model",
+    "voting.prompts.table",
 )
 """Compared by their last part: a directory may move, `Qwen2.5-Math-7B` may not become another model."""
 

@@ -20,6 +20,8 @@ from configs.learner_sections import (
     LoraSection,
     OverlongSection,
 )
+from configs.prompt_sections import FlipSection, GateSection, PromptSection
+from configs.ramp import Ramp
 from configs.rollout_sections import (
     AutoscaleSection,
     DispatchSection,
@@ -53,6 +55,8 @@ __all__ = [
     "ElectionSection",
     "EvaluationSection",
     "FleetSection",
+    "FlipSection",
+    "GateSection",
     "ImportanceSection",
     "KLSection",
     "LearnerSection",
@@ -60,6 +64,8 @@ __all__ = [
     "ModelSection",
     "OverlongSection",
     "Plugin",
+    "PromptSection",
+    "Ramp",
     "ReportSection",
     "RestartSection",
     "RolloutSection",

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.sections import Plugin, PositiveFloat, PositiveInt, Section, Share
+from configs.prompt_sections import GateSection, PromptSection
+from configs.sections import NonNegativeFloat, Plugin, PositiveFloat, PositiveInt, Section, Share
 
 
 class ElectionSection(Section):
@@ -47,6 +48,9 @@ class TrainSubsetSection(Section):
     """first by index (as TTRL does); random and stratified (in proportion to the answers) by seed, not by order."""
     seed: int = 0
     """With the group id decides a random or stratified choice."""
+    entropy_iqr: NonNegativeFloat | None = None
+    """Leave out those chosen whose mean token entropy is below Q1 - entropy_iqr * (Q3 - Q1) of the group
+    (M-GRPO, arXiv 2512.13070: 0.75). Costs one forward pass of the learner; None leaves out none."""
 
 
 class VotingServiceSection(Section):
@@ -96,6 +100,10 @@ class VotingSection(Section):
     """Ties, denominators, thresholds."""
     batch: BatchSection = BatchSection()
     """Groups that are dropped, and drawn again."""
+    gate: GateSection = GateSection()
+    """Groups of too little or too much agreement, by a schedule."""
+    prompts: PromptSection = PromptSection()
+    """Groups weighed by what is known of their prompt."""
     train: TrainSubsetSection = TrainSubsetSection()
     """Votes from all completions, training on some."""
     service: VotingServiceSection = VotingServiceSection()
@@ -138,6 +146,18 @@ class VotingSection(Section):
                 f"voting.service.max_replicas {self.service.max_replicas} is below num_replicas "
                 f"{self.service.num_replicas}"
             )
+        if self.batch.keep_fraction < 1 and not self.gate.is_open:
+            problems.append(
+                "voting.gate and voting.batch.keep_fraction both drop groups by agreement; use one of the two (gate "
+                "with batch.max_rounds, or keep_fraction with more prompts per step)"
+            )
+        flips = self.prompts.flips
+        if flips is not None and flips.skip_share and flips.skip_at_most < 1 and self.batch.max_rounds > 1:
+            problems.append(
+                "voting.prompts.flips.skip_at_most bounds a batch that is not filled up again, and "
+                "voting.batch.max_rounds draws for what is skipped; set skip_at_most=1, or skip_share=0"
+            )
+        problems += self.gate.problems()
         return problems + (self._stop_problems(k) if stop_decided else [])
 
     def _stop_problems(self, k: int) -> list[str]:
@@ -155,6 +175,14 @@ class VotingSection(Section):
             "then known; set it to 0": self.elect.min_margin > 0,
             f"voting.batch.keep_fraction={self.batch.keep_fraction:g} ranks groups by their agreement, of which only a "
             "lower bound is then known; set it to 1": self.batch.keep_fraction < 1,
+            "voting.gate asks for the agreement, of which only a lower bound is then known; leave it open": (
+                not self.gate.is_open
+            ),
+            "voting.prompts.flips asks for the agreement, of which only a lower bound is then known; leave it out": (
+                self.prompts.flips is not None
+            ),
+            "voting.train.entropy_iqr compares the entropies of all completions, and which are stopped depends on "
+            "time; leave it out": self.train.entropy_iqr is not None,
             f"voting.labels={self.labels.name} takes labels from others than the group, whose own vote then decides "
             "nothing; use labels=vote": self.labels.name != "vote",
         }

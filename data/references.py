@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from configs.schema import DataSource
+from configs.schema import DataSource, Ramp
 from data.columns import ANSWER_COLUMNS, MISSING, lookup, require, row_key, top_level
 from data.prepared import ANSWER_COLUMN, resolved
 from data.prompts import source_identities, view_id
@@ -20,6 +20,10 @@ from quorum.types import RevealedLabel
 
 LABEL_COLUMNS = ("prompt_id", "label", "agreement")
 """Of a table of labels, as `quorum label` writes it."""
+
+
+REVEAL = "reveal"
+"""Purpose of the draw that says whose label is revealed."""
 
 
 class References:
@@ -50,6 +54,7 @@ class Dispenser:
         provenance: str = "ground_truth",
         noise: float = 0.0,
         seed: int = 0,
+        share: Ramp | None = None,
     ) -> None:
         """Keep the answers of the prompts that may be revealed; all others are forgotten here.
 
@@ -59,11 +64,13 @@ class Dispenser:
             provenance: stored with every label.
             noise: share of them whose answer is replaced by that of another one of them.
             seed: decides which.
+            share: of all prompts, drawn by seed, whose label is revealed in a step; None: all that are allowed. What
+                a smaller share reveals, a greater one does too.
         """
         allowed = sorted({prompt_id for prompt_id in prompt_ids if references.get(prompt_id) is not None})
         answers = {prompt_id: str(references.get(prompt_id)) for prompt_id in allowed}
         self._answers = _with_noise(answers, noise, seed)
-        self._provenance = provenance
+        self._provenance, self._share, self._seed = provenance, share, seed
         self._revealed: set[str] = set()
 
     @property
@@ -76,10 +83,12 @@ class Dispenser:
         """Prompts whose label has left so far; a metric of the run."""
         return len(self._revealed)
 
-    def reveal(self, prompt_id: str) -> RevealedLabel | None:
-        """The label of a prompt, or None when it may not be given out or the data has none."""
+    def reveal(self, prompt_id: str, step: int = 0) -> RevealedLabel | None:
+        """The label of a prompt, or None when it may not be given out in a step or the data has none."""
         answer = self._answers.get(prompt_id)
         if answer is None:
+            return None
+        if self._share is not None and not is_drawn(prompt_id, self._share.at(step), self._seed, REVEAL):
             return None
         self._revealed.add(prompt_id)
         return RevealedLabel(prompt_id=prompt_id, answer=answer, provenance=self._provenance)
@@ -148,6 +157,25 @@ def load_label_table(path: str, min_agreement: float = 0.0) -> References:
     Raises:
         DataError: not readable, or a column is missing.
     """
+    return References(
+        {
+            row["prompt_id"]: row["label"]
+            for row in _label_rows(path)
+            if row["label"] is not None and (row["agreement"] or 0.0) >= min_agreement
+        }
+    )
+
+
+def load_agreements(path: str) -> dict[str, float]:
+    """Agreement by prompt id of a table that `quorum label` made; 0 where nobody was elected.
+
+    Raises:
+        DataError: not readable, or a column is missing.
+    """
+    return {row["prompt_id"]: float(row["agreement"] or 0.0) for row in _label_rows(path)}
+
+
+def _label_rows(path: str) -> list[dict[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -159,16 +187,10 @@ def load_label_table(path: str, min_agreement: float = 0.0) -> References:
                 f"{path}: a table of labels has columns {', '.join(LABEL_COLUMNS)}, this one lacks "
                 f"{', '.join(missing)} (it has {', '.join(names)}); make one with `quorum label`"
             )
-        rows = parquet.read_table(path, columns=list(LABEL_COLUMNS)).to_pylist()
+        rows: list[dict[str, Any]] = parquet.read_table(path, columns=list(LABEL_COLUMNS)).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as a Parquet table of labels: {error}") from error
-    return References(
-        {
-            row["prompt_id"]: row["label"]
-            for row in rows
-            if row["label"] is not None and (row["agreement"] or 0.0) >= min_agreement
-        }
-    )
+    return rows
 
 
 def _first_there(values: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -57,7 +57,7 @@ class Advantage:
         if self.algorithm.level == "completion":
             per_completion, kl_sum = self._per_completion(table, kl, kl_weight)
             tokens = {row: np.full(table.num_tokens[row], per_completion[row]) for row in rows}
-            return Advantages(self._finish(tokens), {}, kl_sum)
+            return Advantages(self._finish(tokens, table), {}, kl_sum)
         tokens, returns = {}, {}
         for row in rows:
             penalty = kl_weight * kl[row] * table.has_kl[row[0]] if kl else 0.0
@@ -68,7 +68,7 @@ class Advantage:
             if values is not None:
                 returns[row] = (tokens[row] + values).astype(np.float32)
         kl_sum = self._summed(np.array([sum(float(part.sum()) for part in kl.values())]))[0]
-        return Advantages(self._finish(tokens), returns, kl_sum)
+        return Advantages(self._finish(tokens, table), returns, kl_sum)
 
     def _kl(self, passes: Passes) -> dict[tuple[int, int], NDArray[np.float64]]:
         return {
@@ -93,8 +93,8 @@ class Advantage:
             advantages[group] = self.algorithm.estimate(rewards[group], is_trained, self._options)
         return advantages, float(sums.sum())
 
-    def _finish(self, tokens: dict[tuple[int, int], NDArray[np.float64]]) -> TokenArrays:
-        """Standardise over all tokens of all ranks where the algorithm says so."""
+    def _finish(self, tokens: dict[tuple[int, int], NDArray[np.float64]], table: StepTable) -> TokenArrays:
+        """Standardise over all tokens of all ranks where the algorithm says so; then apply penalties and weights."""
         if self.algorithm.is_standardized:
             parts = [np.zeros(0), *tokens.values()]
             flat = np.concatenate(parts)
@@ -102,6 +102,9 @@ class Advantage:
             mean = total / count
             deviation = np.sqrt(max(squares / count - mean * mean, 0.0)) + EPSILON
             tokens = {row: (values - mean) / deviation for row, values in tokens.items()}
+        if table.is_weighed:
+            weights, penalties = table.weights, table.penalties
+            tokens = {row: weights[row[0]] * (values - penalties[row[0]]) for row, values in tokens.items()}
         return {row: values.astype(np.float32) for row, values in tokens.items()}
 
     def _summed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:

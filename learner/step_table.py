@@ -29,6 +29,10 @@ class StepTable:
     """[P, K] of each completion"""
     has_kl: NDArray[np.bool_]
     """[P] whether the KL penalty applies to the group"""
+    weights: NDArray[np.float64]
+    """[P] what the group's advantages are multiplied by, after `penalties`"""
+    penalties: NDArray[np.float64]
+    """[P] what is taken off every advantage of the group"""
 
     @classmethod
     def of(cls, receipts: Sequence[ScoreReceipt], overlong: OverlongSection, limit: int) -> StepTable:
@@ -46,6 +50,8 @@ class StepTable:
             is_trained=np.zeros(shape, dtype=np.bool_),
             num_tokens=np.zeros(shape, dtype=np.int64),
             has_kl=np.array([receipt.kl_mask for receipt in receipts], dtype=np.bool_),
+            weights=np.array([receipt.weight for receipt in receipts], dtype=np.float64),
+            penalties=np.array([receipt.penalty for receipt in receipts], dtype=np.float64),
         )
         for position, receipt in enumerate(receipts):
             own = slice(0, len(receipt.trained))
@@ -63,6 +69,11 @@ class StepTable:
             replace(receipt, trained=tuple(map(bool, self.is_trained[i, : len(receipt.trained)] & (i in chosen))))
             for i, receipt in enumerate(receipts)
         ]
+
+    @property
+    def is_weighed(self) -> bool:
+        """Whether any group's advantages are changed by a weight or a penalty."""
+        return bool((self.weights != 1.0).any() or self.penalties.any())
 
     def count(self, positions: Sequence[int]) -> tuple[int, int]:
         """(tokens, completions) trained on in the groups at `positions`."""

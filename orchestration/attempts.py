@@ -107,6 +107,7 @@ class Attempts:
             signals=self.signals,
             state=state,
             history=history,
+            base_agreements=self.checked.base_agreements,
             teacher=teacher,
             teacher_sync=teacher_sync,
             scaling=self.scaling,

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import CheckpointSection
 from learner.checkpoint import DIRECTORY, MANIFEST, OLDER, hash_file
@@ -94,14 +95,14 @@ class Checkpoints:
         value = values.get(self._section.best_metric)
         return value is not None and self._best.is_among(value, self._section.keep_best)
 
-    def save(self, state: LoopState, labels: Mapping[str, str], values: Mapping[str, float]) -> None:
+    def save(self, state: LoopState, labels: Mapping[str, Any], values: Mapping[str, float]) -> None:
         """Write learner, loop state and the last label of every prompt after `state.step` steps.
 
         It is there after the next `settle`, or a `poll` that finds the ranks done; until then the older one counts.
 
         Args:
             state: of the loop.
-            labels: by prompt id.
+            labels: by prompt id, see `LabelHistory.state`.
             values: metrics of the evaluation after the same steps; empty without one.
 
         Raises:
@@ -217,8 +218,8 @@ def read_checkpoint(run_path: Path, name: str) -> tuple[Path, LoopState]:
     return path, state
 
 
-def read_labels(checkpoint: Path) -> dict[str, str]:
-    """Last label of every prompt as of a checkpoint; empty where an earlier release made it."""
+def read_labels(checkpoint: Path) -> dict[str, Any]:
+    """`LabelHistory.state` as of a checkpoint; empty where an earlier release made it."""
     path = checkpoint / LABELS_FILE
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}

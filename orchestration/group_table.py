@@ -71,6 +71,8 @@ VOTE_FIELDS = [
     ("kl_mask", pa.bool_()),
     ("is_paid", pa.bool_()),
     ("num_unjudged", pa.int32()),
+    ("weight", pa.float64()),
+    ("penalty", pa.float64()),
     ("end_state", pa.string()),
 ]
 """Null in the running log, and where a group was not voted on or not rewarded."""
@@ -234,7 +236,7 @@ def _vote_row(record: StepRecord, scored: ScoredGroup | None) -> dict[str, Any]:
         row |= {"label_cluster": resolution.label_cluster, "is_paid": resolution.is_paid}
     if scored is not None:
         row |= {"rewards": scored.rewards, "train_mask": scored.train_mask, "kl_mask": scored.kl_mask}
-        row["num_unjudged"] = scored.num_unjudged
+        row |= {"num_unjudged": scored.num_unjudged, "weight": scored.weight, "penalty": scored.penalty}
     if record.end_state is not None:
         row["end_state"] = record.end_state.value
     return row

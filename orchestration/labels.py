@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import RunConfig
-from data.references import Dispenser, is_drawn, load_label_table, load_references
-from quorum.errors import DataError
-from quorum.types import GroupKey, GroupScores, Prompt, Role, SamplingSettings
+from data.references import REVEAL, Dispenser, is_drawn, load_label_table, load_references
+from quorum.errors import ConfigError, DataError
+from quorum.types import GroupKey, GroupScores, Prompt, RevealedLabel, Role, SamplingSettings
 from voting.replicas import Ticket
 from voting.rules import make_rule
 from voting.service import VotingService
@@ -58,10 +58,34 @@ def needs_pairs(config: RunConfig) -> bool:
     return make_source(config.voting.labels)[0].supply == "views"
 
 
+def check_pairs(config: RunConfig) -> None:
+    """Refuse what would part the two views of a prompt, whose groups stand side by side: each would lack its jury.
+
+    Raises:
+        ConfigError: a step or a further round of drawing may take an odd number of groups.
+    """
+    if not needs_pairs(config):
+        return
+    name, count = config.voting.labels.name, config.rollout.prompts_per_step
+    problems = []
+    if count % 2:
+        problems.append(
+            f"voting.labels={name} needs both views of a prompt in one step, and "
+            f"rollout.prompts_per_step={count} is odd; use {count + 1}"
+        )
+    if config.voting.batch.max_rounds > 1:
+        problems.append(
+            f"voting.labels={name} needs both views of a prompt in one step, and voting.batch.max_rounds draws single "
+            "groups for those that were dropped; set it to 1"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
 def needs_scores(config: RunConfig) -> bool:
     """Whether the learner scores the groups of a step before they vote."""
     rule, options = make_rule(config.voting.rule)
-    return bool(rule.needs_scores(options))
+    return config.voting.train.entropy_iqr is not None or bool(rule.needs_scores(options))
 
 
 def make_dispenser(config: RunConfig, prompts: Sequence[Prompt]) -> Dispenser | None:
@@ -80,10 +104,11 @@ def make_dispenser(config: RunConfig, prompts: Sequence[Prompt]) -> Dispenser | 
         ids = [
             prompt.prompt_id
             for prompt in prompts
-            if is_drawn(prompt.prompt_id, options.share, options.seed, "reveal")
+            if is_drawn(prompt.prompt_id, options.share.greatest, options.seed, REVEAL)
             and (not options.data_sources or prompt.data_source in options.data_sources)
         ]
-        dispenser = Dispenser(load_references(config.data.train), ids, noise=options.noise, seed=options.seed)
+        references = load_references(config.data.train)
+        dispenser = Dispenser(references, ids, noise=options.noise, seed=options.seed, share=options.share)
         where = "no chosen training prompt has a reference answer; name their column (data.train.N.columns.answer)"
     else:
         return None
@@ -135,7 +160,7 @@ class TallyDesk:
         elif supply == "teacher":
             self._start_judged(key._replace(role=Role.TRAIN), key._replace(role=Role.TEACHER))
         elif not is_tallied:
-            label = self.dispenser.reveal(prompt.prompt_id) if supply == "revealed" and self.dispenser else None
+            label = self._revealed(key, prompt) if supply == "revealed" else None
             self.tickets[key] = self.voting.tally(
                 group_ref,
                 prompt.extractor,
@@ -143,6 +168,11 @@ class TallyDesk:
                 revealed=(label,) if label else (),
                 scores=self._scores.get(key),
             )
+
+    def _revealed(self, key: GroupKey, prompt: Prompt) -> RevealedLabel | None:
+        """By the group's number, never by when it is tallied: a resumed run reveals the same."""
+        step = key.group_id // self.config.rollout.prompts_per_step
+        return None if self.dispenser is None else self.dispenser.reveal(prompt.prompt_id, step)
 
     def close(self, keys: Sequence[GroupKey]) -> None:
         """No juror comes any more for these groups: those that still wait for one are tallied without."""

@@ -7,7 +7,7 @@ group, one Parquet file and one metrics row per step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from orchestration.group_log import StepRecord
 from orchestration.intake import Intake
 from orchestration.labels import Teacher
 from orchestration.ledger import Ledger, LedgerRow
+from orchestration.prompt_pasts import pasts_of
 from orchestration.recovery import recover
 from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch
 from orchestration.run_dir import RunDir
@@ -52,6 +53,7 @@ from orchestration.watch.vote_metrics import vote_metrics
 from orchestration.weight_sync import NoTransfer, SyncStats, WeightSync
 from quorum.errors import StageError, StorageError
 from quorum.types import EndState, GroupKey, Role, ScoreReceipt, TrainingBatch, UpdateStats
+from voting.context import PromptPast
 
 
 @dataclass
@@ -73,7 +75,9 @@ class TrainingLoop:
     signals: StopSignals
     state: LoopState
     history: LabelHistory = field(default_factory=LabelHistory)
-    """Last label of every prompt; part of the checkpoint."""
+    """Last label of every prompt, and its past where the vote asks for it; part of the checkpoint."""
+    base_agreements: Mapping[str, float] = field(default_factory=dict)
+    """By prompt id, of the table that weighs prompts."""
     teacher: Teacher | None = None
     teacher_sync: WeightSync | None = None
     """Brings the policy's average to a teacher that follows it; None for other teachers."""
@@ -100,7 +104,7 @@ class TrainingLoop:
         self.rollout.beside = self._beside
         self.is_whole = True
         """Whether weights and `state` are of the same step: False from the update until the step is in the ledger."""
-        self.voting = VotePhase(self.config, self.stack, self.rollout)
+        self.voting = VotePhase(self.config, self.stack, self.rollout, self._pasts)
         self.alarms = Alarms(alarm_limits(self.config.voting.alarms), self.state.alarms)
         self.checkpoints = Checkpoints(self.run_dir.path, self.config.checkpoint, self.stack.learner)
         self._evaluated: dict[str, float] = {}
@@ -253,7 +257,7 @@ class TrainingLoop:
             groups, self.intake.teacher_groups = self.intake.teacher_groups, {}
             self._close(step, Role.TEACHER, [StepRecord(key) for key in groups], list(groups.values()))
         self.buffer.release([slot.key for slot in vote.kept_slots()])
-        self._flips = self.history.visit_groups(self._prompt_ids(vote), vote.tallies, vote.resolutions)
+        self._flips = self.history.visit_groups(self._prompt_ids(vote.slots), vote.tallies, vote.resolutions)
         self._evaluated = {}
         self.state = LoopState(
             step=step + 1,
@@ -269,8 +273,11 @@ class TrainingLoop:
         if self.intake.is_ahead:
             self.intake.admit(step + 1)
 
-    def _prompt_ids(self, vote: StepVote) -> list[str]:
-        return [self.order.prompt_at(slot.key.group_id).prompt_id for slot in vote.slots]
+    def _prompt_ids(self, slots: Sequence[Slot]) -> list[str]:
+        return [self.order.prompt_at(slot.key.group_id).prompt_id for slot in slots]
+
+    def _pasts(self, slots: Sequence[Slot]) -> tuple[PromptPast, ...]:
+        return pasts_of(self._prompt_ids(slots), self.config.voting, self.history, self.base_agreements)
 
     def _close(self, step: int, role: Role, records: list[StepRecord], objects: list[Any]) -> None:
         self._closing.append(self.log.close_step.remote(step, self.state.branch, role, records, *objects))
@@ -284,7 +291,7 @@ class TrainingLoop:
         self, step: int, vote: StepVote, stats: UpdateStats, synced: SyncStats | None, clock: PhaseClock
     ) -> dict[str, float]:
         times = clock.metrics()
-        prompt_ids = self._prompt_ids(vote)
+        prompt_ids = self._prompt_ids(vote.slots)
         values = vote_metrics(
             vote.tallies, vote.resolutions, vote.receipts, prompt_ids=prompt_ids, label_flips=self._flips
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from configs.schema import DataSource, ModelSection, RunConfig
@@ -12,9 +12,10 @@ from configs.secrets import refuse_secrets
 from data.model_files import ModelFacts, check_model_dir, load_tokenizer
 from data.prompts import PromptSet, load_prompts
 from data.references import Dispenser
-from orchestration.labels import Teacher, make_dispenser, needs_pairs, needs_scores, teacher_of
+from orchestration.labels import Teacher, check_pairs, make_dispenser, needs_pairs, needs_scores, teacher_of
 from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
+from orchestration.prompt_pasts import load_base_agreements
 from orchestration.stored_groups import GroupSource, find_groups
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
 from voting.resolve import check as check_voting
@@ -36,6 +37,8 @@ class Preflight:
     teacher: Teacher | None = None
     source: GroupSource | None = None
     """Of the groups of a run without samplers."""
+    base_agreements: Mapping[str, float] = field(default_factory=dict)
+    """By prompt id, of the table that weighs prompts."""
 
     @property
     def prompts_hash(self) -> str:
@@ -77,18 +80,20 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
         attempt(lambda: _check_model(config, model))
     tokenizer = attempt(lambda: load_tokenizer(config.model)) if model is not None else None
     train, evaluation, dispenser, source = PromptSet((), 0), None, None, None
+    base: Mapping[str, float] = {}
     if tokenizer is not None:
         if with_learner:
             train, source = attempt(lambda: _training_prompts(config, tokenizer)) or (train, None)
             teacher = attempt(lambda: _with_prompts(config, teacher))
         if train.prompts:
             dispenser = attempt(lambda: make_dispenser(config, train.prompts))
+            base = attempt(lambda: load_base_agreements(config, train.prompts)) or {}
         if config.evaluation.data and mode != "train_only":
             evaluation = attempt(lambda: _load(config, config.evaluation.data, tokenizer))
     if problems:
         raise _combined(problems)
     assert plan is not None and model is not None
-    return Preflight(plan, model, train, evaluation, dispenser, teacher, source)
+    return Preflight(plan, model, train, evaluation, dispenser, teacher, source, base)
 
 
 def _combined(problems: list[QuorumError]) -> QuorumError:
@@ -134,6 +139,7 @@ def _plan(config: RunConfig, mode: str, num_teachers: int) -> ResourcePlan:
 
 def _teacher(config: RunConfig) -> Teacher | None:
     """The teacher, if any; refuses who votes, or by what, where the mode has no such stage."""
+    check_pairs(config)
     teacher, mode, labels = teacher_of(config), config.run.mode, config.voting.labels.name
     if mode == "train_only" and (teacher is not None or needs_pairs(config)):
         raise ConfigError(
@@ -147,8 +153,8 @@ def _teacher(config: RunConfig) -> Teacher | None:
         )
     if mode == "rollout_only" and needs_scores(config):
         raise ConfigError(
-            f"voting.rule={config.voting.rule.name} weighs votes by scores that the learner makes, and "
-            "run.mode=rollout_only has none; use another weight, and vote by scores when the groups are trained on"
+            f"voting.rule={config.voting.rule.name} or voting.train.entropy_iqr votes by scores that the learner "
+            "makes, and run.mode=rollout_only has none; leave them out, and use them when training"
         )
     return teacher
 

@@ -19,12 +19,13 @@ from configs.schema import RunConfig
 from data.model_files import check_model_dir
 from learner.group import LearnerGroup
 from orchestration.budgets import budget_note, with_learned_budgets
-from orchestration.checkpoint import checkpoint_of_step
+from orchestration.checkpoint import checkpoint_of_step, read_labels
 from orchestration.cluster import Cluster
 from orchestration.labels import needs_scores, teacher_of
 from orchestration.ledger import read_ledger
 from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
+from orchestration.prompt_pasts import label_memory, load_base_agreements, pasts_of
 from orchestration.replay_span import Span, check_steps
 from orchestration.replay_votes import (
     VoteComparison,
@@ -39,6 +40,7 @@ from orchestration.stack import with_absolute_model
 from orchestration.step_metrics import learn_metrics
 from orchestration.stored_rollouts import extractors_by_prompt
 from orchestration.watch.jsonl import current_rows, read_rows
+from orchestration.watch.label_history import LabelHistory
 from orchestration.watch.metrics import FILE_NAME
 from quorum.types import GroupScores, RolloutGroup, UpdateStats
 
@@ -148,12 +150,18 @@ def _replay_steps(
     ledger = {(row.branch, row.group_id): row for row in read_ledger(path)}
     logged = logged_metrics(path)
     extractors = extractors_by_prompt(config) if config.voting.labels.name == "vote" else {}
+    held_labels = read_labels(checkpoint_of_step(path, span.first)[0]) if span.first else {}
+    history = LabelHistory.from_state(held_labels, label_memory(config.voting))
+    base = load_base_agreements(config)
     with open_voting(config) as voting:
         for step in range(span.first, span.last):
             held = read_step(path, step)
             say(f"step {step}: voting on {len(held.groups)} groups, {held.num_tokens:,} tokens, and learning")
             scores = _scores(learner, held.groups) if needs_scores(config) else ()
-            votes = vote_again(held, voting, config.voting, extractors, scores)
+            prompt_ids = [group.prompt_id for group in held.groups]
+            pasts = pasts_of(prompt_ids, config.voting, history, base)
+            votes = vote_again(held, voting, config.voting, extractors, scores, pasts)
+            history.visit_groups(prompt_ids, [vote.tally for vote in votes], [vote.resolution for vote in votes])
             stats = learner.update(batch_of(held, votes))
             after = _learned(learn_metrics(stats, has_kl=True))
             before = {name: value for name, value in _learned(logged.get(step, {})).items() if name in after}

@@ -21,12 +21,13 @@ from orchestration.group_table import (
 from orchestration.ledger import LedgerRow
 from quorum.errors import DataError
 from quorum.types import EndState, GroupScores, RolloutGroup, Tally, TrainingBatch
+from voting.context import PromptPast, StepContext
 from voting.groups import VotedGroup
 from voting.library import Voting
 from voting.rewards import receipt_of
 
 _LABEL = ("label_cluster", "pseudo_label", "provenance", "agreement", "margin")
-_REWARD = ("rewards", "train_mask", "kl_mask", "is_paid", "num_unjudged")
+_REWARD = ("rewards", "train_mask", "kl_mask", "is_paid", "num_unjudged", "weight", "penalty")
 _ANSWERS = tuple(name for name, _ in VOTE_FIELDS if name not in (*_LABEL, *_REWARD, "end_state"))
 _PARTS = {"answers": _ANSWERS, "labels": _LABEL, "rewards": _REWARD, "end states": ("end_state",)}
 """What is compared, by the columns of a group file that hold it."""
@@ -40,6 +41,8 @@ _LATER = (
     "label_cluster",
     "is_paid",
     "num_unjudged",
+    "weight",
+    "penalty",
 )
 """Columns that files of earlier releases do not have: without any value they say nothing."""
 
@@ -116,6 +119,7 @@ def vote_again(
     section: VotingSection,
     extractors: Mapping[str, str],
     scores: Sequence[GroupScores] = (),
+    pasts: Sequence[PromptPast] = (),
 ) -> list[VotedGroup]:
     """Read, compare, elect and pay once more; where a jury decided, elect and pay alone.
 
@@ -125,6 +129,7 @@ def vote_again(
         section: how to vote.
         extractors: by prompt id, where the data names one.
         scores: [P] of the groups, where the rule asks for them.
+        pasts: [P] of the groups' prompts, where the vote asks for them.
 
     Returns:
         [P] in the same order.
@@ -133,12 +138,14 @@ def vote_again(
         tallies = voting.tally(stored.groups, extractors=[extractors.get(g.prompt_id) for g in stored.groups])
     else:
         tallies = list(stored.tallies)
+    context = StepContext(stored.step, pasts)
     if not scores:
-        return voting.decide(stored.groups, tallies)
+        return voting.decide(stored.groups, tallies, context=context)
     known = list(zip(stored.groups, tallies, scores, strict=True))
     return voting.decide(
         [replace(group, scores=score) for group, _, score in known],
         [replace(tally, entropies=s.entropies, self_certainties=s.self_certainties) for _, tally, s in known],
+        context=context,
     )
 
 

@@ -11,6 +11,7 @@ from configs.schema import RunConfig
 from learner.checkpoint import read_manifest
 from orchestration.checkpoint import LoopState, latest_checkpoint, read_labels
 from orchestration.preflight import Preflight
+from orchestration.prompt_pasts import label_memory
 from orchestration.recovery import recover
 from orchestration.registries import load_run_config
 from orchestration.rollout_phase import RecoveredGroup
@@ -113,13 +114,14 @@ def restore(
         num_updates=0,
         identity_hash=config_identity_hash(config),
     )
+    memory = label_memory(config.voting)
     if run_dir.info.incarnation == 0:
-        return fresh, LabelHistory(), {}
+        return fresh, LabelHistory(memory), {}
     found = latest_checkpoint(run_dir.path)
-    state, history = fresh, LabelHistory()
+    state, history = fresh, LabelHistory(memory)
     if found is not None:
         path, state = found
-        history = LabelHistory.from_state(read_labels(path))
+        history = LabelHistory.from_state(read_labels(path), memory)
     recovered = recover(log, state.branch, Role.TRAIN, state.step, config.deadlines.save_seconds)
     display.event(f"resumed after step {state.step}, {len(recovered)} finished groups recovered from the log")
     if stack.teachers is not None:

@@ -28,6 +28,7 @@ from quorum.errors import ConfigError
 from quorum.types import EndState, RolloutGroup
 from voting.groups import VotedGroup, check_tokens
 from voting.library import READING, Voting, default_section
+from voting.novelty import NoveltyOptions
 from voting.rules import VoteRule, WeightOptions, make_rule
 from voting.rules import weigh as weigh_by_option
 from voting.variants import variant
@@ -151,13 +152,18 @@ def split_options(text: str) -> Iterator[str]:
 
 
 def needs_tokens(choices: Sequence[RuleChoice]) -> bool:
-    """Whether a vote's weight may depend on tokens; in a rule whose weights are a user's function it may."""
+    """Whether a vote may depend on tokens; in a rule whose weights or rewards are a user's function of them it may."""
     for choice in choices:
         rule, options = make_rule(choice.section.rule)
         if isinstance(options, WeightOptions) and rule.weigh is weigh_by_option:
             if options.weight != "one":
                 return True
         elif rule.weigh is not _NO_WEIGHTS:
+            return True
+        if isinstance(options, NoveltyOptions):
+            if options.unit == "tokens":
+                return True
+        elif rule.refine is not None:
             return True
     return False
 

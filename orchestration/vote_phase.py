@@ -6,7 +6,7 @@ produces: resolutions, receipts, and references to scored groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestration.buffer import Slot
 from orchestration.rollout_phase import RolloutPhase
 from orchestration.stack import Stack
 from quorum.types import Resolution, ScoreReceipt, Tally
+from voting.context import PromptPast, StepContext
 from voting.resolve import resolve
 
 
@@ -52,8 +53,22 @@ class StepVote:
 class VotePhase:
     """Resolves and rewards one round of groups."""
 
-    def __init__(self, config: RunConfig, stack: Stack, rollout: RolloutPhase) -> None:
-        self._config, self._stack, self._rollout = config, stack, rollout
+    def __init__(
+        self,
+        config: RunConfig,
+        stack: Stack,
+        rollout: RolloutPhase,
+        pasts: Callable[[Sequence[Slot]], tuple[PromptPast, ...]] = lambda slots: (),
+    ) -> None:
+        """Bind the parts.
+
+        Args:
+            config: of the run.
+            stack: whose voters reward.
+            rollout: whose tallies are fetched.
+            pasts: what is known of the groups' prompts before the step.
+        """
+        self._config, self._stack, self._rollout, self._pasts = config, stack, rollout, pasts
 
     def decide(self, slots: Sequence[Slot], step: int, vote: StepVote) -> list[Slot]:
         """Vote on a round's groups and add them to the step's vote; returns the slots of those dropped.
@@ -66,7 +81,7 @@ class VotePhase:
         if not slots:
             return []
         tallies = self._rollout.tallies([(slot.key, slot.tally) for slot in slots], step)
-        resolutions = resolve(tallies, self._config.voting)
+        resolutions = resolve(tallies, self._config.voting, StepContext(step, self._pasts(slots)))
         kept = [
             (slot.group, tally, resolution)
             for slot, tally, resolution in zip(slots, tallies, resolutions, strict=True)

@@ -60,7 +60,9 @@ class EndState(StrEnum):
     NO_LABEL = "dropped:no_label"
     NO_SIGNAL = "dropped:no_signal"
     BELOW_THRESHOLD = "dropped:below_threshold"
+    ABOVE_THRESHOLD = "dropped:above_threshold"
     KEEP_FRACTION = "dropped:keep_fraction"
+    RELOCKED = "dropped:relocked"
     TOO_LONG = "dropped:too_long"
     VOTE_ONLY = "dropped:vote_only"
     QUARANTINED = "quarantined"
@@ -350,6 +352,13 @@ class Resolution:
     """Why the group leaves the batch; None keeps it."""
     is_paid: bool = True
     """Whether rewards are paid; a group kept without (rewards 0) is not penalised for its KL either."""
+    weight: float = 1.0
+    """What the group's advantages are multiplied by."""
+    penalty: float = 0.0
+    """What is taken off every advantage of the group before it is weighed."""
+    minority: tuple[float, ...] = ()
+    """[C] what members of each cluster are paid besides the rule's reward, of which only 1 - sum(minority) is left;
+    empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,6 +379,10 @@ class ScoredGroup:
     """Whether the KL penalty applies to this group."""
     num_unjudged: int = 0
     """Completions paid 0 because the rule's own comparison did not end in time."""
+    weight: float = 1.0
+    """See `Resolution`."""
+    penalty: float = 0.0
+    """See `Resolution`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +404,10 @@ class ScoreReceipt:
     kl_mask: bool = True
     """Whether the KL penalty applies to the group."""
     num_unjudged: int = 0
+    weight: float = 1.0
+    """See `Resolution`."""
+    penalty: float = 0.0
+    """See `Resolution`."""
 
     @property
     def reward_sum(self) -> float:

@@ -109,6 +109,17 @@ def elect(tally: Tally, ballots: Ballots, section: ElectionSection) -> Resolutio
     return resolution(tally, winner, agreement, margin, None)
 
 
+def elect_shared(tally: Tally, ballots: Ballots, section: ElectionSection) -> Resolution:
+    """Like `elect`, but a tie is no reason to pay nothing: the group has no label then, and stays in the batch."""
+    decided = elect(tally, ballots, section)
+    if decided.end_state is not EndState.NO_LABEL or not any(ballots.votes):
+        return decided
+    share = max(ballots.votes) / ballots.denominator(section)
+    is_kept = share >= section.min_agreement and section.min_margin == 0
+    end = None if is_kept else EndState.BELOW_THRESHOLD
+    return resolution(tally, NOBODY, share, 0.0, end, is_paid=is_kept)
+
+
 def majority_decided(counts: Sequence[int], remaining: int) -> bool:
     """Whether the winner of a majority vote, every vote weighing 1, is certain however the others will answer.
 

@@ -22,7 +22,8 @@ from quorum.types import (
     Tally,
     VersionSpan,
 )
-from voting.rules import SCORED, WeightOptions
+from voting.novelty import NoveltyOptions
+from voting.rules import SCORED, VOTE_RULES, WeightOptions
 
 Group = RolloutGroup | Sequence[str]
 """The completions of one prompt: as a run stores them, or their texts."""
@@ -150,18 +151,25 @@ def group_of_texts(number: int, texts: Iterable[str], prompt_id: str | None = No
 
 
 def check_tokens(groups: Sequence[RolloutGroup], rule: str, options: Any) -> None:
-    """Raise ConfigError where a rule weighs completions by their tokens, and the groups are texts alone."""
-    if not groups or not isinstance(options, WeightOptions) or options.weight == "one":
+    """Raise ConfigError where a rule asks for tokens or scores of completions, and the groups do not have them."""
+    if not groups:
         return
-    if options.weight in SCORED:
-        if all(group.scores is not None for group in groups):
-            return
+    if VOTE_RULES[rule].target.needs_scores(options) and any(group.scores is None for group in groups):
+        if isinstance(options, WeightOptions):
+            raise ConfigError(
+                f"rule {rule} with weight={options.weight} asks the learner for whole token distributions, which only "
+                "a run has at hand; use weight=mean_logprob on stored groups"
+            )
         raise ConfigError(
-            f"rule {rule} with weight={options.weight} asks the learner for whole token distributions, which only "
-            "a run has at hand; use weight=mean_logprob on stored groups"
+            f"rule {rule} asks the learner for the entropies of completions, which only a run has at hand; leave out "
+            "what needs them (of scrl: tau_low=0)"
         )
-    if not any(len(completion.token_ids) for group in groups for completion in group.completions):
+    is_asked = isinstance(options, WeightOptions) and options.weight not in ("one", *SCORED)
+    is_asked |= isinstance(options, NoveltyOptions) and options.unit == "tokens"
+    if is_asked and not any(len(completion.token_ids) for group in groups for completion in group.completions):
+        what = f"weight={options.weight}" if isinstance(options, WeightOptions) else "unit=tokens"
+        instead = "weight=one" if isinstance(options, WeightOptions) else "unit=characters"
         raise ConfigError(
-            f"rule {rule} with weight={options.weight} weighs completions by their tokens, and these groups are texts "
-            "alone; give groups as a run stores them, or use weight=one"
+            f"rule {rule} with {what} looks at completions' tokens, and these groups are texts alone; give groups as a "
+            f"run stores them, or use {instead}"
         )

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from configs.load import import_plugins
 from configs.schema import Plugin, VotingSection, VotingServiceSection
-from quorum.errors import VotingError
+from quorum.errors import ConfigError, VotingError
 from quorum.types import Resolution, RolloutGroup, ScoredGroup, Tally
 from voting.asking import finish
 from voting.background import BackgroundLoop, each
+from voting.context import NO_CONTEXT, StepContext
 from voting.equivalence import make_equivalence
 from voting.groups import Group, VotedGroup, as_groups, check_tokens
 from voting.resolve import resolve
@@ -113,7 +114,11 @@ class Voting:
         return self._each(list(entries), work)
 
     def decide(
-        self, groups: Iterable[Group], tallies: Sequence[Tally], section: VotingSection | None = None
+        self,
+        groups: Iterable[Group],
+        tallies: Sequence[Tally],
+        section: VotingSection | None = None,
+        context: StepContext = NO_CONTEXT,
     ) -> list[VotedGroup]:
         """The other two phases: elect and pay. One batch of tallies can be decided by several rules.
 
@@ -121,8 +126,10 @@ class Voting:
             groups: [P] those that were tallied.
             tallies: [P] as `tally` returned them.
             section: another one, with another rule or thresholds; it must read and compare answers in the same way.
+            context: the step, for schedules, and what is known of the groups' prompts.
 
         Raises:
+            ConfigError: the section needs entropies, and the tallies have none.
             ValueError: the section reads or compares in another way.
             Exception: as `vote`.
         """
@@ -139,7 +146,12 @@ class Voting:
             else replace(tally, weights=weights)
             for group, tally in zip(made, tallies, strict=True)
         ]
-        resolutions = resolve(weighed, section)
+        if section.train.entropy_iqr is not None and not all(tally.entropies for tally in weighed):
+            raise ConfigError(
+                "voting.train.entropy_iqr asks the learner for the entropies of completions, which only a run "
+                "has at hand; leave it out (entropy_iqr=null)"
+            )
+        resolutions = resolve(weighed, section, context)
         votes = list(zip(made, weighed, resolutions, strict=True))
         kept = [vote for vote in votes if vote[2].end_state is None]
         scored = iter(self._pay(kept, rule, section))

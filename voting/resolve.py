@@ -9,28 +9,37 @@ from typing import Any
 from configs.schema import BatchSection, VotingSection
 from quorum.errors import ConfigError
 from quorum.types import EndState, Resolution, Tally
+from voting.context import NO_CONTEXT, StepContext
 from voting.election import MAJORITY, Ballots, count
-from voting.rules import VoteRule, make_rule
+from voting.prompt_weights import gated, skipped, weighed
+from voting.rules import VoteRule, make_rule, with_minority
 from voting.sources import LabelSource, electorate_of, make_source
 from voting.subset import choose_trained
 
 
-def resolve(tallies: Sequence[Tally], section: VotingSection) -> list[Resolution]:
+def resolve(tallies: Sequence[Tally], section: VotingSection, context: StepContext = NO_CONTEXT) -> list[Resolution]:
     """Decide a step's votes.
 
     Args:
         tallies: [P] one per group, in group order.
-        section: source, rule, thresholds, and what leaves the batch.
+        section: source, rule, thresholds, what leaves the batch, and what groups weigh.
+        context: the step, and the pasts of the groups' prompts.
 
     Returns:
         [P] resolutions in the same order.
 
     Raises:
         ConfigError: unknown rule or source, or wrong options.
+        ValueError: there are pasts, and not one for each tally.
     """
     rule, options = make_rule(section.rule)
     source, _ = make_source(section.labels)
-    decided = [_resolve_one(tally, section, rule, options, source) for tally in tallies]
+    if context.pasts and len(context.pasts) != len(tallies):
+        raise ValueError(f"{len(tallies)} tallies came with the pasts of {len(context.pasts)} prompts")
+    decided = [
+        _resolve_one(tally, section, rule, options, source, context, position) for position, tally in enumerate(tallies)
+    ]
+    decided = skipped(decided, tallies, section.prompts.flips, context)
     return _keep_fraction(decided, section.batch.keep_fraction)
 
 
@@ -66,17 +75,28 @@ def _unfit_for_judges(section: VotingSection) -> list[str]:
     return problems
 
 
-def _resolve_one(tally: Tally, section: VotingSection, rule: VoteRule, options: Any, source: LabelSource) -> Resolution:
+def _resolve_one(
+    tally: Tally,
+    section: VotingSection,
+    rule: VoteRule,
+    options: Any,
+    source: LabelSource,
+    context: StepContext,
+    position: int,
+) -> Resolution:
     ballots = ballots_of(tally, source)
     decided = rule.elect(tally, ballots, section.elect, options)
     if tally.jury_provenance and electorate_of(source, bool(tally.jury)) != "own":
         decided = replace(decided, provenance=tally.jury_provenance)
     if decided.end_state is not None:
         return _unlabeled(decided, section.batch)
-    if section.batch.no_signal == "drop" and rule.pay is not None:
-        rewards = rule.pay(tally, decided, ballots, options)
+    is_revealed = source.supply == "revealed" and bool(tally.jury)
+    decided = gated(decided, section.gate, context.step, is_revealed=is_revealed)
+    decided = weighed(decided, tally, ballots, section, context.past(position))
+    if decided.end_state is None and section.batch.no_signal == "drop" and rule.pay is not None:
+        rewards = with_minority(rule.pay(tally, decided, ballots, options), tally, decided)
         trained = rewards[choose_trained(tally, section.train)]
-        if (trained == trained[0]).all():
+        if not decided.penalty and not (len(trained) and (trained != trained[0]).any()):
             return replace(decided, end_state=EndState.NO_SIGNAL)
     return decided
 

@@ -11,7 +11,7 @@ from configs.schema import VotingSection
 from quorum.types import Float32Array, Outcome, Resolution, RolloutGroup, ScoredGroup, ScoreReceipt, Tally
 from voting.asking import Steps
 from voting.resolve import ballots_of
-from voting.rules import make_rule
+from voting.rules import make_rule, with_minority
 from voting.sources import make_source
 from voting.subset import choose_trained
 
@@ -48,6 +48,9 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
     elif resolution.is_paid and rule.pay is not None:
         ballots = ballots_of(tally, make_source(section.labels)[0])
         rewards = rule.pay(tally, resolution, ballots, options)
+        if rule.refine is not None:
+            rewards = rule.refine(group, tally, resolution, rewards, options)
+    rewards = with_minority(rewards, tally, resolution)
     stopped = np.asarray([outcome is Outcome.STOPPED for outcome in tally.outcomes], dtype=np.bool_)
     train_mask = choose_trained(tally, section.train)
     assert not (train_mask & stopped).any(), f"group {group.group_id}: a completion that was stopped is trained on"
@@ -62,6 +65,8 @@ def reward(group: RolloutGroup, tally: Tally, resolution: Resolution, section: V
         train_mask=train_mask,
         kl_mask=resolution.is_paid,
         num_unjudged=num_unjudged,
+        weight=resolution.weight,
+        penalty=resolution.penalty,
     )
 
 
@@ -74,14 +79,17 @@ def receipt_of(scored: ScoredGroup) -> ScoreReceipt:
         trained=tuple(bool(used) for used in scored.train_mask),
         truncated=tuple(completion.finish_reason == "length" for completion in scored.group.completions),
         rewards=tuple(map(float, scored.rewards)),
-        reward_hash=reward_hash(scored.rewards, scored.train_mask),
+        reward_hash=reward_hash(scored.rewards, scored.train_mask, scored.weight, scored.penalty),
         kl_mask=scored.kl_mask,
         num_unjudged=scored.num_unjudged,
+        weight=scored.weight,
+        penalty=scored.penalty,
     )
 
 
-def reward_hash(rewards: Float32Array, train_mask: NDArray[np.bool_]) -> str:
-    """blake2b-64 of the rewards' float32 bytes and the mask's bytes, as 16 hex digits.
+def reward_hash(rewards: Float32Array, train_mask: NDArray[np.bool_], weight: float = 1.0, penalty: float = 0.0) -> str:
+    """blake2b-64 of the rewards' float32 bytes, the mask's bytes, and weight and penalty unless they are 1 and 0, as 16
+    hex digits.
 
     Example:
         >>> len(reward_hash(np.zeros(4, np.float32), np.ones(4, np.bool_)))
@@ -90,4 +98,6 @@ def reward_hash(rewards: Float32Array, train_mask: NDArray[np.bool_]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     digest.update(np.ascontiguousarray(rewards, dtype="<f4").tobytes())
     digest.update(np.ascontiguousarray(train_mask, dtype=np.bool_).tobytes())
+    if (weight, penalty) != (1.0, 0.0):
+        digest.update(np.array([weight, penalty], dtype="<f8").tobytes())
     return digest.hexdigest()

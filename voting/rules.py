@@ -12,10 +12,20 @@ from pydantic import Field
 
 from configs.schema import ElectionSection, Plugin
 from quorum.registry import Entry, Options, Registry
-from quorum.types import Completion, EndState, Float32Array, Resolution, RolloutGroup, Tally
+from quorum.types import Completion, Float32Array, Resolution, RolloutGroup, Tally
 from voting.asking import Steps
 from voting.compat import CompatOptions, Judged, elect_official, judge_official, judge_ttrl
-from voting.election import NOBODY, Ballots, elect, lot, majority_decided, resolution
+from voting.distribution import (
+    RestrainOptions,
+    SelectiveOptions,
+    elect_restrained,
+    elect_selective,
+    needs_entropies,
+    pay_restrained,
+    pay_selective,
+)
+from voting.election import NOBODY, Ballots, elect, elect_shared, lot, majority_decided, resolution
+from voting.novelty import NoveltyOptions, pay_sign, refine_by_novelty
 from voting.plugins import choose
 
 _MATHEMATICS = ("voting.answers.mathematics:warm_up",)
@@ -44,6 +54,11 @@ class VoteRule:
     """What `judge` needs in the worker server, as in `Equivalence.preload`."""
     is_control: bool = False
     """A baseline that pays for something else than agreement."""
+    refine: Callable[[RolloutGroup, Tally, Resolution, Float32Array, Any], Float32Array] | None = None
+    """(group, tally, resolution, rewards as `pay` has them, options) -> [k] rewards, by what the completions say.
+    `batch.no_signal` goes by what `pay` pays."""
+    least: float = 0.0
+    """Least reward that the default options pay; what cannot be read earns it where it is below 0, else 0."""
     needs_scores: Callable[[Any], bool] = lambda options: False
     """(options) -> whether `weigh` reads `group.scores`, or `pay` the tally's entropies and self-certainties."""
     decided: Callable[[Any], Decided | None] = lambda options: None
@@ -95,6 +110,19 @@ def _scored_weight(group: RolloutGroup, index: int, weight: Weight) -> float:
     return math.exp(-group.scores.entropies[index])
 
 
+def with_minority(rewards: Float32Array, tally: Tally, decided: Resolution) -> Float32Array:
+    """[k] rewards, mixed with what the resolution grants to minority answers.
+
+    With minority shares b_c of clusters c a completion earns (1 - sum b) * its reward + b of its own cluster: the
+    mixture of losses of arXiv 2605.19444 for estimators that are linear in the reward.
+    """
+    if not decided.minority:
+        return rewards
+    left = 1.0 - math.fsum(decided.minority)
+    granted = [decided.minority[number] if number >= 0 else 0.0 for number in tally.cluster]
+    return np.asarray(left * rewards.astype(np.float64) + granted, dtype=np.float32)
+
+
 def pay_members(tally: Tally, decided: Resolution, ballots: Ballots, options: Options) -> Float32Array:
     """[k] 1 for members of the winning cluster, else 0: membership, never a second comparison."""
     if decided.label_cluster == NOBODY:
@@ -121,13 +149,7 @@ def pay_shares(tally: Tally, decided: Resolution, ballots: Ballots, options: Sof
 
 def elect_soft(tally: Tally, ballots: Ballots, section: ElectionSection, options: SoftOptions) -> Resolution:
     """Like `elect`, but a tie is no reason to pay nothing: the group has no label then, and every answer its share."""
-    decided = elect(tally, ballots, section)
-    if decided.end_state is not EndState.NO_LABEL or not any(ballots.votes):
-        return decided
-    share = max(ballots.votes) / ballots.denominator(section)
-    is_kept = share >= section.min_agreement and section.min_margin == 0
-    end = None if is_kept else EndState.BELOW_THRESHOLD
-    return resolution(tally, NOBODY, share, 0.0, end, is_paid=is_kept)
+    return elect_shared(tally, ballots, section)
 
 
 class RandomOptions(Options):
@@ -180,6 +202,11 @@ def _of_one_label(options: CompatOptions) -> Decided | None:
 VOTE_RULES: Registry = {
     "majority": Entry(VoteRule(pay_members, weigh, needs_scores=needs_scores, decided=_of_equal_votes), WeightOptions),
     "soft": Entry(VoteRule(pay_shares, weigh, elect_soft, needs_scores=needs_scores), SoftOptions),
+    "restrain": Entry(VoteRule(pay_restrained, elect=elect_restrained), RestrainOptions),
+    "scrl": Entry(
+        VoteRule(pay_selective, elect=elect_selective, least=-1.0, needs_scores=needs_entropies), SelectiveOptions
+    ),
+    "novelty": Entry(VoteRule(pay_sign, refine=refine_by_novelty, least=-1.0), NoveltyOptions),
     "random": Entry(VoteRule(pay_random, elect=elect_always, is_control=True, decided=_always), RandomOptions),
     "format_only": Entry(VoteRule(pay_format, elect=elect_always, is_control=True, decided=_always)),
     "inverted": Entry(VoteRule(pay_inverted, is_control=True, decided=_always)),

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.schema import Plugin, Share
+from configs.schema import Plugin, Ramp, Share
 from quorum.registry import Entry, Options, Registry
 from voting.election import Electorate
 from voting.plugins import choose
@@ -79,10 +79,18 @@ class NoiseOptions(Options):
 class GroundTruthOptions(NoiseOptions):
     """Options of reference answers as labels (the RLVR baseline), or mixed with votes."""
 
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the prompts whose reference is revealed; all others vote."""
+    share: Ramp = Ramp.constant(1.0)
+    """Share of the prompts whose reference is revealed; all others vote. A number, or a schedule `{start, end, steps,
+    begin, shape}`, whose step is group id / rollout.prompts_per_step: groups drawn again for dropped ones run ahead.
+    Who is revealed at one share is at every greater one."""
     data_sources: tuple[str, ...] = ()
     """Reveal only for prompts of these data sources; empty: all."""
+
+    @model_validator(mode="after")
+    def _check_share(self) -> GroundTruthOptions:
+        if not self.share.greatest:
+            raise ValueError("share is 0 at every step: nothing would be revealed; use labels=vote, or a share above 0")
+        return self
 
 
 class TableOptions(NoiseOptions):

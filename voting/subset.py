@@ -22,7 +22,8 @@ def choose_trained(tally: Tally, section: TrainSubsetSection) -> NDArray[np.bool
             its share of m, largest remainders first, members by seed.
 
     Returns:
-        [k] True for min(m, k) completions; never for one that was stopped.
+        [k] True for min(m, k) completions, less those of outlying entropy where `entropy_iqr` says so; never for one
+        that was stopped.
 
     Example:
         >>> from quorum.types import Outcome
@@ -32,6 +33,34 @@ def choose_trained(tally: Tally, section: TrainSubsetSection) -> NDArray[np.bool
         >>> int(chosen[:6].sum()), int(chosen[6:].sum())
         (3, 1)
     """
+    chosen = _choose(tally, section)
+    return chosen if section.entropy_iqr is None else chosen & ~too_certain(tally, section.entropy_iqr)
+
+
+def too_certain(tally: Tally, reach: float) -> NDArray[np.bool_]:
+    """Completions whose mean entropy is below the group's Q1 - reach * (Q3 - Q1) (M-GRPO, arXiv 2512.13070).
+
+    Quartiles are interpolated linearly, over the completions that were not stopped. A group whose entropies are not
+    known has none.
+
+    Example:
+        >>> from quorum.types import Outcome
+        >>> five = Tally(group_id=0, answers=("7",) * 5, outcomes=(Outcome.ANSWERED,) * 5, cluster=(0,) * 5, sizes=(5,),
+        ...              representatives=("7",), entropies=(0.1, 1.0, 1.0, 1.2, 1.2))
+        >>> too_certain(five, 0.75).tolist()
+        [True, False, False, False, False]
+    """
+    if not tally.entropies:
+        return np.zeros(len(tally.cluster), dtype=np.bool_)
+    entropies = np.asarray(tally.entropies, dtype=np.float64)
+    whole = np.asarray([outcome is not Outcome.STOPPED for outcome in tally.outcomes], dtype=np.bool_)
+    if not whole.any():
+        return np.zeros(len(tally.cluster), dtype=np.bool_)
+    low, high = np.percentile(entropies[whole], [25, 75])
+    return np.asarray(whole & (entropies < low - reach * (high - low)), dtype=np.bool_)
+
+
+def _choose(tally: Tally, section: TrainSubsetSection) -> NDArray[np.bool_]:
     chosen = np.zeros(len(tally.cluster), dtype=np.bool_)
     whole = [index for index, outcome in enumerate(tally.outcomes) if outcome is not Outcome.STOPPED]
     drawn = _in_order(tally.group_id, whole, section)

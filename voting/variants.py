@@ -17,6 +17,8 @@ from voting.rules import VOTE_RULES
 
 SECTIONS = ("elect", "batch", "train")
 """Their fields can be named alone: `min_agreement` is `elect.min_agreement`."""
+DOTTED = (*SECTIONS, "gate")
+"""Their fields can be named with a dot."""
 PLUGINS = ("extractor", "equivalence", "labels")
 """Named by themselves, and their options with a dot: `equivalence=math_verify`, `equivalence.strict=false`."""
 
@@ -26,7 +28,7 @@ def variant(section: VotingSection, rule: str | None = None, options: Mapping[st
 
     An option's name is, in this order: an option of the rule; a field of `elect`, `batch` or `train`; `extractor`,
     `equivalence`, `labels` or `truncated`; and with a dot in front of it whatever the section has
-    (`elect.denominator`, `train.seed`, `equivalence.float_rounding`).
+    (`elect.denominator`, `train.seed`, `gate.max_agreement`, `equivalence.float_rounding`).
 
     Args:
         section: what is kept where nothing else is said.
@@ -82,7 +84,7 @@ def _put(tree: dict[str, Any], key: str, value: Any, own: tuple[str, ...]) -> bo
     head, dot, rest = key.rpartition(".")
     if not dot:
         head, rest = fields_by_name().get(key, ""), key
-    if head in SECTIONS and rest in _fields(head):
+    if head in DOTTED and rest in _fields(head):
         tree[head][rest] = value
         return True
     if head in (*PLUGINS, "rule"):
@@ -100,7 +102,7 @@ def _plugin(value: Any) -> dict[str, Any]:
 def _unknown(key: str, rule: str, own: tuple[str, ...]) -> str:
     fields = fields_by_name()
     others = [*fields, *PLUGINS, "truncated"]
-    dotted = [f"{section}.{name}" for name, section in fields.items()]
+    dotted = [f"{section}.{name}" for section in DOTTED for name in _fields(section)]
     guess = nearest(key, dotted if "." in key else [*own, *others])
     hint = f"; did you mean {guess}?" if guess else ""
     options = f"options of rule {rule}: {', '.join(own)}" if own else f"rule {rule} has no options"

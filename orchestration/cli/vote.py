@@ -66,12 +66,12 @@ def vote(
 ) -> None:
     """Vote again on stored rollouts and compare rules. Nothing is generated; needs no Ray, torch or vLLM.
 
-    A rule is a name and what differs from the run's voting settings (without a run: from the defaults). An option is
-    one of the rule's own, a field of voting.elect, voting.batch or voting.train, or extractor=, equivalence=,
-    truncated=. With a dot it is one of theirs: elect.denominator, equivalence.float_rounding. preset= names a preset or
-    configuration file whose voting settings are kept instead of the run's. Values are YAML; a comma inside brackets or
-    quotes belongs to the value. Rules: majority, soft, random, format_only, inverted, srt_compat, ttrl_compat, and
-    those of your plug-ins.
+    A rule is a name and what differs from the run's voting settings (without a run: from the defaults). An option
+    is one of the rule's own, a field of voting.elect, voting.batch or voting.train, or extractor=, equivalence=,
+    truncated=. With a dot it is one of theirs: elect.denominator, gate.max_agreement, equivalence.float_rounding.
+    preset= names a preset or configuration file whose voting settings are kept instead of the run's. Values are
+    YAML; a comma inside brackets or quotes belongs to the value. Rules: majority, soft, restrain, scrl, novelty,
+    random, format_only, inverted, srt_compat, ttrl_compat, and those of your plug-ins.
 
     \b
     Examples:

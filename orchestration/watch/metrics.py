@@ -76,6 +76,8 @@ vote/num_intransitive_merges | count | Pairs of answers put together though not 
 vote/num_undecided_pairs | count | Comparisons that failed or did not end; they count as unequal
 vote/num_revealed_labels | count | Groups whose label was revealed, not elected
 vote/unjudged_share | share | Completions paid 0 because the rule's own comparison did not end in time
+vote/weight_mean | ratio | Mean weight of the groups that stay in the batch; 1 unless their prompts are weighed
+vote/penalised_share | share | Groups that stay in the batch with a penalty on every advantage
 vote/num_rounds | count | Rounds in which the step's prompts were drawn
 vote/num_alarms | count | Alarms that the step's votes set off
 vote/num_replicas | count | Voting replicas at work

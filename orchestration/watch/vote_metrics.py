@@ -86,9 +86,9 @@ def vote_metrics(
             told.
 
     Returns:
-        vote/* metrics by name. Not there: vote/reward_mean when no group was rewarded; the answer entropies and
-        vote/modal_answer_share when no group answered; vote/label_flip_share when no label can be compared. Empty
-        for no groups.
+        vote/* metrics by name. Not there: vote/reward_mean, vote/weight_mean and vote/penalised_share when no group was
+        rewarded; the answer entropies and vote/modal_answer_share when no group answered; vote/label_flip_share when no
+        label can be compared. Empty for no groups.
     """
     if not tallies:
         return {}
@@ -127,6 +127,9 @@ def vote_metrics(
     if rewarded:
         values["vote/reward_mean"] = sum(receipt.reward_sum for receipt in receipts) / rewarded
         values["vote/unjudged_share"] = sum(receipt.num_unjudged for receipt in receipts) / rewarded
+    if receipts:
+        values["vote/weight_mean"] = sum(receipt.weight for receipt in receipts) / len(receipts)
+        values["vote/penalised_share"] = sum(receipt.penalty > 0 for receipt in receipts) / len(receipts)
     return values | _over_prompts(tallies, range(len(tallies)) if prompt_ids is None else prompt_ids)
 
 

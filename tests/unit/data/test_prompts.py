@@ -8,6 +8,7 @@ import pytest
 
 from configs.schema import ColumnNames, DataSource
 from data.prompts import load_prompts
+from data.references import load_references
 from quorum.errors import DataError
 from quorum.types import Message, Prompt
 from tests.unit.data.sample_data import (
@@ -289,3 +290,35 @@ def test_the_content_hash_tells_other_prompts_and_another_order(tmp_path):
         (tmp_path / str(index)).mkdir()
         hashes.append(load(source(write_jsonl(tmp_path / str(index) / "a.jsonl", some))).content_hash())
     assert len(set(hashes)) == len(rows)
+
+
+def test_a_file_with_two_views_per_row_gives_neighbours_that_name_each_other(tmp_path):
+    rows = [{"prompt": f"{n} + {n}?", "other": f"Twice {n}?", "answer": str(2 * n)} for n in range(6)]
+    source = DataSource(path=str(write_jsonl(tmp_path / "a.jsonl", rows)), columns=ColumnNames(paraphrase="other"))
+    made = load_prompts([source], data_section(), LetterTokenizer(), max_prompt_tokens=99)
+    assert [prompt.text for prompt in made.prompts[:4]] == ["0 + 0?", "Twice 0?", "1 + 1?", "Twice 1?"]
+    assert made.is_paired
+    order = made.order(seed=5, shuffle=True, in_pairs=True)
+    for number in range(0, 24, 2):
+        first, second = order.prompt_at(number), order.prompt_at(number + 1)
+        assert (first.other_view, second.other_view) == (second.prompt_id, first.prompt_id)
+    references = load_references([source])
+    answers = [references.get(prompt.prompt_id) for prompt in made.prompts]
+    assert answers == [str(2 * (number // 2)) for number in range(12)]
+
+
+def test_pairs_without_a_second_view_and_views_that_are_missing_are_refused(tmp_path):
+    path = str(write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "other": "b"}, {"prompt": "c"}]))
+    plain = load_prompts([DataSource(path=path)], data_section(), LetterTokenizer(), max_prompt_tokens=99)
+    with pytest.raises(DataError, match="name the column that holds it"):
+        plain.order(seed=0, shuffle=False, in_pairs=True)
+    source = DataSource(path=path, columns=ColumnNames(paraphrase="other"))
+    with pytest.raises(DataError, match="columns.paraphrase"):
+        load_prompts([source], data_section(), LetterTokenizer(), max_prompt_tokens=99)
+
+
+def test_a_pair_is_dropped_whole_when_one_view_is_too_long(tmp_path):
+    rows = [{"prompt": "short", "other": "x" * 50}, {"prompt": "a", "other": "b"}]
+    source = DataSource(path=str(write_jsonl(tmp_path / "a.jsonl", rows)), columns=ColumnNames(paraphrase="other"))
+    made = load_prompts([source], data_section(), LetterTokenizer(), max_prompt_tokens=20)
+    assert [prompt.text for prompt in made.prompts] == ["a", "b"]

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
-from configs.schema import ColumnNames, DataSource
+from configs.schema import ColumnNames, DataSource, Ramp
 from data.prompts import load_prompts
-from data.references import Dispenser, RevealedLabel, load_references
+from data.references import Dispenser, References, RevealedLabel, load_references
 from quorum.errors import DataError
 from tests.unit.data.sample_data import ROWS, VERL_ROWS, LetterTokenizer, data_section, write_jsonl, write_parquet
 
@@ -62,3 +62,18 @@ def test_the_dispenser_reveals_only_what_it_was_told_to_and_counts(tmp_path):
     for _ in range(2):
         assert dispenser.reveal(ids[1]) == RevealedLabel(prompt_id=ids[1], answer="2", provenance="ground_truth")
     assert dispenser.num_revealed == 1
+
+
+def test_a_share_on_a_schedule_reveals_ever_more_or_fewer_and_the_same_in_every_order():
+    ids = [f"{number:032x}" for number in range(400)]
+    references = References({one: "7" for one in ids})
+
+    def revealed(step, start, end, order=ids):
+        dispenser = Dispenser(references, ids, seed=3, share=Ramp(start=start, end=end, steps=10))
+        return {one for one in order if dispenser.reveal(one, step) is not None}
+
+    falling = [revealed(step, 0.5, 0.1) for step in (0, 5, 10, 99)]
+    assert [round(len(one) / 400, 1) for one in falling] == [0.5, 0.3, 0.1, 0.1]
+    assert falling[0] > falling[1] > falling[2] == falling[3]
+    assert revealed(5, 0.1, 0.5, ids[::-1]) == falling[1]
+    assert revealed(0, 0.0, 0.5) == set()

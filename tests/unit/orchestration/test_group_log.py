@@ -378,7 +378,7 @@ def test_a_file_of_an_earlier_release_is_read_with_its_new_columns_empty(tmp_pat
     log = GroupLogWriter(str(tmp_path), 0)
     group = make_group(3)
     path = Path(log.close_step(0, 0, Role.TRAIN, [StepRecord(group.key)], group))
-    new = ["weights", "jury", "jury_provenance", "is_paid", "num_unjudged", "num_undecided_pairs"]
+    new = ["weights", "jury", "jury_provenance", "is_paid", "num_unjudged", "num_undecided_pairs", "weight", "penalty"]
     pq.write_table(pq.read_table(path).drop_columns(new), path)
     rows = read_file(path)
     assert rows.column_names == GROUP_SCHEMA.names

@@ -17,7 +17,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from data.prompts import source_identities, view_id
 from orchestration.label_model import write_labels
-from orchestration.labels import TallyDesk, make_dispenser, needs_pairs, needs_scores, teacher_of
+from orchestration.labels import TallyDesk, check_pairs, make_dispenser, needs_pairs, needs_scores, teacher_of
 from orchestration.registries import registries
 from quorum.errors import ConfigError, DataError
 from quorum.types import GroupKey, GroupScores, Prompt, Role, RolloutGroup, Tally
@@ -225,3 +225,45 @@ def test_labels_for_nobody_are_a_data_error_before_anything_starts(tmp_path: Pat
         make_dispenser(config, prompts_of(config))
     with pytest.raises(DataError, match="cannot be read"):
         make_dispenser(config_of(data, "table", {"path": str(tmp_path / "none.parquet")}), prompts_of(config))
+
+
+def test_a_gold_share_on_a_schedule_goes_by_the_groups_number_and_is_recorded(tmp_path: Path) -> None:
+    share = {"start": 1.0, "end": 0.0, "steps": 2}
+    config = config_of(write_rows(tmp_path / "data.jsonl"), "ground_truth", {"share": share})
+    prompts, per_step = prompts_of(config), config.rollout.prompts_per_step
+
+    def provenances(order: list[int]) -> dict[int, str]:
+        with closing(InProcess(config)) as voting:
+            desk = TallyDesk(config, voting, make_dispenser(config, prompts))  # type: ignore[arg-type]
+            for number in order:
+                group = make_group([[1]] * 2, group_id=number, texts=[r"\boxed{7}"] * 2)
+                desk.add(group.key, prompts[number % NUM_PROMPTS], group)
+            tallies: dict[GroupKey, Any] = desk.tickets  # type: ignore[assignment]
+            made = {key.group_id: resolve([tally], config.voting)[0] for key, tally in tallies.items()}
+            return {number: one.provenance for number, one in made.items()}
+
+    numbers = [*range(NUM_PROMPTS), *range(per_step, per_step + NUM_PROMPTS), *range(2 * per_step, 2 * per_step + 8)]
+    found = provenances(numbers)
+    assert {found[number] for number in range(NUM_PROMPTS)} == {"ground_truth"}
+    assert {found[per_step + number] for number in range(NUM_PROMPTS)} == {"ground_truth", "majority"}
+    assert {found[2 * per_step + number] for number in range(8)} == {"majority"}
+    assert provenances(numbers[::-1]) == found, "whatever finishes first"
+
+
+def test_views_of_a_prompt_must_not_be_parted(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data.jsonl")
+    check_pairs(config_of(data, "cross_view"))
+    parted = config_of(data, "cross_view", batch="{max_rounds: 3}")
+    odd = parted.model_copy(update={"rollout": parted.rollout.model_copy(update={"prompts_per_step": 7})})
+    with pytest.raises(ConfigError) as caught:
+        check_pairs(odd)
+    first, second = caught.value.problems
+    assert "prompts_per_step=7 is odd" in first and "max_rounds" in second
+    check_pairs(odd.model_copy(update={"voting": config_of(data, "vote").voting}))
+
+
+def test_entropies_are_asked_of_the_learner_for_the_filter_and_for_negative_labels(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data.jsonl")
+    assert needs_scores(config_of(data, "vote", train="{entropy_iqr: 0.75}"))
+    assert needs_scores(config_of(data, "vote", rule="scrl"))
+    assert not needs_scores(config_of(data, "vote", rule="{name: scrl, options: {tau_low: 0}}"))

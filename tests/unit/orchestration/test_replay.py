@@ -29,6 +29,7 @@ from orchestration.watch.jsonl import append_rows
 from quorum.errors import ConfigError, DataError
 from quorum.types import EndState, GroupScores, Role, UpdateStats
 from tests.builders import make_completion, make_group
+from voting.context import PromptPast
 from voting.library import Voting
 
 SEVEN, THREE = r"\boxed{7}", r"\boxed{3}"
@@ -226,3 +227,19 @@ def test_the_verdict_names_what_differs() -> None:
     assert "changed on purpose (learner.algorithm.name)" in _verdict(changed)
     table = "\n".join(_table(made(votes=2, loss=0.5)))
     assert "2 rewards" in table and "0.25 > 0.5" in table and "9 =" in table
+
+
+def test_what_was_known_of_prompts_and_the_step_come_to_the_second_vote(run: Path) -> None:
+    stored = read_step(run, 0)
+    section = VotingSection.model_validate({"prompts": {"flips": {"window": 2, "minority_share": 0, "skip_share": 0}}})
+    pasts = (PromptPast("3", (True,), (0.5, 0.5)), PromptPast(), PromptPast("3", (False,), (0.5, 0.5)))
+    with Voting(section) as voting:
+        votes = vote_again(stored, voting, section, {}, (), pasts)
+        compared = compare_votes(stored, votes, ledger_of(stored))
+    assert [vote.scored.weight for vote in votes if vote.scored] == [0.5, 1.0]
+    assert compared.differing == {"tokens": 0, "answers": 0, "labels": 0, "rewards": 1, "end states": 0}
+    late = VotingSection.model_validate({"gate": {"max_agreement": {"start": 1, "end": 0.4, "begin": 3, "steps": 1}}})
+    with Voting(late) as voting:
+        assert sum(vote.scored is not None for vote in vote_again(stored, voting, late, {})) == 2
+        again_later = vote_again(replace(stored, step=4), voting, late, {})
+    assert [str(vote.end_state) for vote in again_later][::2] == ["dropped:above_threshold"] * 2

@@ -93,7 +93,7 @@ def test_groups_of_a_run_vote_with_their_truncations_and_weights() -> None:
     [made] = vote([group], rule="majority", weight="mean_logprob")
     assert (made.group_id, made.pseudo_label, made.outcomes[2]) == (41, "3", Outcome.TRUNCATED)
     assert vote([group], truncated="vote")[0].pseudo_label == "7"
-    with pytest.raises(ConfigError, match="weighs completions by their tokens.*texts alone"):
+    with pytest.raises(ConfigError, match="looks at completions' tokens.*texts alone"):
         vote([SEVENS], weight="inverse_length")
 
 
@@ -321,3 +321,17 @@ def test_every_exported_name_is_listed_and_an_unknown_one_is_an_attribute_error(
     assert all(getattr(voting, name) is not None for name in voting.__all__)
     with pytest.raises(AttributeError, match="no attribute 'votes'"):
         voting.votes  # noqa: B018
+
+
+def test_what_asks_for_entropies_is_refused_for_texts_by_what_to_leave_out() -> None:
+    groups = [[r"\boxed{7}", r"\boxed{7}", r"\boxed{3}"]]
+    with pytest.raises(ConfigError, match="tau_low=0"):
+        vote(groups, rule="scrl")
+    [voted] = vote(groups, rule="scrl", tau_low=0)
+    assert voted.rewards.tolist() == [1.0, 1.0, 0.0]
+    with pytest.raises(ConfigError, match="entropy_iqr=null"):
+        vote(groups, entropy_iqr=0.75)
+    with pytest.raises(ConfigError, match="unit=characters"):
+        vote(groups, rule="novelty", unit="tokens")
+    [voted] = vote(groups, rule="novelty")
+    assert voted.rewards.tolist() == [0.75, 0.75, -0.75]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,3 +194,10 @@ def test_rules_that_pay_by_a_later_comparison_take_no_other_source_and_drop_noth
 def test_every_problem_is_named_at_once() -> None:
     problems = check(VotingSection(rule=Plugin(name="majorty"), labels=Plugin(name="momentum", options={"decay": 0.9})))
     assert [problem.partition(":")[0] for problem in problems] == ["voting.rule.name", "voting.labels.options.decay"]
+
+
+def test_a_group_whose_chosen_completions_are_all_left_out_has_no_signal() -> None:
+    tally = replace(tally_of(["7", "7", "7", "3", "3"]), entropies=(0.0, 2.0, 2.0, 2.0, 2.0))
+    train = {"num_completions": 1, "entropy_iqr": 0.75}
+    assert _end_states([tally], train=train, batch={"no_signal": "drop"}) == [NO_SIGNAL]
+    assert _end_states([tally], train=train) == [None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import TrainSubsetSection
+from quorum.types import Outcome
 from tests.votes import RAW, tally_of
 from voting.asking import finish
-from voting.subset import choose_trained
+from voting.subset import choose_trained, too_certain
 from voting.tally import cluster
 
 ANSWERS = st.lists(st.sampled_from(["7", "8", "9", None]), min_size=1, max_size=24)
@@ -87,3 +89,32 @@ def test_a_random_choice_favours_no_position() -> None:
     counts = Counter(i for group in range(400) for i in _chosen(["7"] * 8, 2, "random", group_id=group))
     assert sum(counts.values()) == 800
     assert all(60 < counts[i] < 140 for i in range(8))
+
+
+def test_completions_of_outlying_low_entropy_are_left_out_of_those_chosen() -> None:
+    """Sorted 0.1, 0.5, 1, 1, 2, 2: Q1 = 0.625, Q3 = 1.75, so Q1 - 0.5 * IQR = 0.0625 and Q1 - 0.25 * IQR = 0.34375."""
+    tally = replace(tally_of(["7"] * 6), entropies=(1.0, 0.1, 2.0, 0.5, 1.0, 2.0))
+    assert not too_certain(tally, 0.5).any()
+    assert np.flatnonzero(too_certain(tally, 0.25)).tolist() == [1]
+    for num, expected in ((None, [0, 2, 3, 4, 5]), (3, [0, 2])):
+        section = TrainSubsetSection(num_completions=num, entropy_iqr=0.25)
+        assert np.flatnonzero(choose_trained(tally, section)).tolist() == expected
+    assert choose_trained(tally, TrainSubsetSection()).all()
+    assert choose_trained(tally_of(["7"] * 6), TrainSubsetSection(entropy_iqr=0.25)).all(), "entropies are not known"
+
+
+def test_a_stopped_completion_has_no_part_in_the_quartiles() -> None:
+    outcomes = (Outcome.ANSWERED,) * 4 + (Outcome.STOPPED,) * 4
+    tally = replace(tally_of(["7"] * 8), outcomes=outcomes, entropies=(1.0, 1.0, 1.0, 0.9) + (0.0,) * 4)
+    assert np.flatnonzero(too_certain(tally, 0.75)).tolist() == [3]
+
+
+@given(entropies=st.lists(st.floats(0, 5), min_size=1, max_size=16), reach=st.floats(0, 3), random=st.randoms())
+def test_somebody_is_always_left_and_the_order_cannot_matter(entropies: list[float], reach: float, random: Any) -> None:
+    order = random.sample(range(len(entropies)), len(entropies))
+    made = [
+        too_certain(replace(tally_of(["7"] * len(values)), entropies=tuple(values)), reach)
+        for values in (entropies, [entropies[i] for i in order])
+    ]
+    assert not made[0].all()
+    assert made[1].tolist() == made[0][order].tolist()

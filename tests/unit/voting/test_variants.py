@@ -61,6 +61,7 @@ def test_a_field_can_be_named_alone_because_no_two_sections_share_one() -> None:
         ("majority", {"weightt": "one"}, "no option is called 'weightt'; did you mean weight?"),
         ("majority", {"keep_fracton": 1}, "did you mean keep_fraction?"),
         ("majority", {"elect.tiee": "first"}, "did you mean elect.tie?"),
+        ("majority", {"gate.max_agrement": 0.9}, "did you mean gate.max_agreement?"),
         ("format_only", {"weight": "one"}, "rule format_only has no options"),
         ("majority", {"weight": "two"}, "voting.rule.options.weight"),
         ("majority", {"tie": "second"}, "voting.elect.tie"),
@@ -79,3 +80,8 @@ def test_all_wrong_names_are_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         variant(VotingSection(), "majority", {"tiee": "first", "weightss": "one"})
     assert len(caught.value.problems) == 2
+
+
+def test_a_gate_is_named_with_a_dot_and_leaves_the_election_s_threshold_alone() -> None:
+    made = variant(VotingSection(), "majority", {"min_agreement": 0.25, "gate.min_agreement": 0.5})
+    assert (made.elect.min_agreement, made.gate.min_agreement.at(0), made.gate.max_agreement.at(0)) == (0.25, 0.5, 1.0)

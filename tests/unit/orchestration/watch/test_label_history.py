@@ -100,3 +100,17 @@ def test_a_state_is_a_copy() -> None:
     history.visit("p", (), "7")
     history.state()["p"] = "8"
     assert history.visit("p", (), "7") is False
+
+
+def test_a_history_with_memory_keeps_the_last_visits_through_json() -> None:
+    history = LabelHistory(memory=3)
+    for label, agreement in (("7", 0.25), ("8", 0.5), ("8", 0.75), (None, 0.9), ("7", 1.0), ("7", 0.5)):
+        history.visit("p", (), label, agreement)
+    past = history.past("p")
+    assert (past.label, past.flips, past.agreements) == ("7", (False, True, False), (0.75, 1.0, 0.5))
+    state = json.loads(json.dumps(history.state()))
+    assert state == {"p": ["7", "010", [0.75, 1.0, 0.5]]}
+    assert LabelHistory.from_state(state, memory=3).past("p") == past
+    assert LabelHistory.from_state(state).state() == {"p": "7"}, "a history without memory keeps the label alone"
+    assert LabelHistory.from_state({"p": "7"}, memory=3).past("p").flips == ()
+    assert history.past("q").label is None

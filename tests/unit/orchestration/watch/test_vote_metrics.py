@@ -95,8 +95,13 @@ def test_vote_metrics_of_four_hand_counted_groups() -> None:
         "vote/num_intransitive_merges": 0,
         "vote/num_revealed_labels": 1,
         "vote/num_undecided_pairs": 0,
+        "vote/weight_mean": 1,
+        "vote/penalised_share": 0,
     }
     assert values == pytest.approx(expected)
+    changed = [replace(receipt(0, 4), weight=0.25), replace(receipt(1, 0), weight=0.5, penalty=1.0), receipt(3, 3)]
+    weighed = vote_metrics(tallies, resolutions, changed)
+    assert (weighed["vote/weight_mean"], weighed["vote/penalised_share"]) == pytest.approx((1.75 / 3, 1 / 3))
 
 
 def test_one_answer_everywhere_is_a_modal_share_of_one() -> None:
