@@ -201,6 +201,9 @@ class EvaluationSection(Section):
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling."""
+    second_temperature: NonNegativeFloat | None = None
+    """Draw the prompts again at this temperature while training, for eval/consistency_share: whether the majority is
+    the same at both. None draws once."""
 
 
 class CheckpointSection(Section):

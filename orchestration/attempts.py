@@ -31,6 +31,7 @@ from orchestration.start_times import StartTimes
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.metrics import MetricsWriter
+from orchestration.watch.probe_set import ProbeBook
 from orchestration.watch.sinks.fan_out import Sinks
 from orchestration.weight_sync import WeightSync
 from quorum.errors import LearnerError, LearnerOutOfMemory, QuorumError, RankFailure, StorageError
@@ -98,7 +99,7 @@ class Attempts:
             stack=stack,
             sync=sync_of(config, stack, incarnation),
             rollout=rollout,
-            evaluator=Evaluator(config, rollout, log, evaluation, state.branch),
+            evaluator=Evaluator(config, rollout, log, evaluation, state.branch, incarnation, ProbeBook(run_dir.path)),
             order=order_of(config, self.checked),
             log=log,
             metrics=metrics,

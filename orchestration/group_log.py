@@ -35,6 +35,8 @@ from quorum.types import GroupKey, Role, RolloutGroup, ScoredGroup, Tally
 
 ROWS_PER_ROW_GROUP = 32
 """Groups written at a time: bounds the memory that closing a step needs."""
+REPEATED = (Role.EVAL, Role.PROBE)
+"""Roles whose groups have the same ids each time: in an evaluation an id is its prompt's index."""
 _LOGPROBS = "completions.list.element.rollout_logprobs.list.element"
 _STRINGS = ["role", "data_source", "end_state", "provenance"]
 """Columns that are dictionary-encoded. Floats must not be: it would merge NaNs of different bits."""
@@ -269,14 +271,14 @@ class GroupLogWriter:
     def _drop_streams(self, step: int, role: Role, closed: set[GroupKey]) -> None:
         """Remove the streams whose groups are all closed now. An evaluation's ids say nothing about another's."""
         for place, stream in list(self._streams.items()):
-            if place[2] is role and (role is not Role.EVAL or place[0] == step):
+            if place[2] is role and (role not in REPEATED or place[0] == step):
                 stream.unclosed -= closed
                 if not stream.unclosed:
                     stream.close()
                     stream.path.unlink(missing_ok=True)
                     del self._streams[place]
         for leftover in self._leftovers:
-            if leftover.file.role is role and (role is not Role.EVAL or leftover.file.step == step):
+            if leftover.file.role is role and (role not in REPEATED or leftover.file.step == step):
                 leftover.unclosed -= closed
                 if not leftover.unclosed:
                     leftover.file.path.unlink(missing_ok=True)
@@ -285,7 +287,7 @@ class GroupLogWriter:
     def recover(self, branch: int, role: Role, from_step: int) -> list[GroupKey]:
         """Groups of `branch` that were finished in steps >= `from_step`, by any incarnation.
 
-        Evaluations use the same ids each time, so for Role.EVAL exactly the evaluation at `from_step` is recovered.
+        Evaluations use the same ids each time, so for roles of REPEATED exactly the one at `from_step` is recovered.
         A later incarnation's record of a group wins over an earlier one's, a closed file over a running stream.
 
         Returns:
@@ -295,7 +297,7 @@ class GroupLogWriter:
         files = [
             file
             for file in list_group_files(self._run_dir, role)
-            if file.branch == branch and (file.step == from_step or (file.step > from_step and role is not Role.EVAL))
+            if file.branch == branch and (file.step == from_step or (file.step > from_step and role not in REPEATED))
         ]
         found = _Found()
         for file in sorted(files, key=lambda file: (file.incarnation, file.is_closed, file.step)):

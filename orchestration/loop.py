@@ -375,7 +375,7 @@ class TrainingLoop:
             self._write(step, self._evaluated)
             return
         values = self.audit.wait_for(step, Role.EVAL, self.config.deadlines.vote_seconds)
-        self._evaluated |= values or {}
+        self._evaluated = {**(values or {}), **self._evaluated}  # what both measure: over all prompts, not the scored
         self._write(step, self._evaluated)
         if self.audit.failure:
             self.display.event(self.audit.failure)
@@ -384,7 +384,10 @@ class TrainingLoop:
     def _recovered_evaluation(self, step: int) -> dict[GroupKey, RecoveredGroup]:
         if self.run_dir.info.incarnation == 0:
             return {}
-        return recover(self.log, self.state.branch, Role.EVAL, step, self.config.deadlines.save_seconds)
+        found: dict[GroupKey, RecoveredGroup] = {}
+        for role in self.evaluator.roles:
+            found |= recover(self.log, self.state.branch, role, step, self.config.deadlines.save_seconds)
+        return found
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         info = self.run_dir.info

@@ -31,7 +31,7 @@ def recover(log: Any, branch: int, role: Role, step: int, timeout: float) -> dic
     Args:
         log: actor handle of a RecoverableLog.
         branch: of the run.
-        role: for Role.EVAL exactly the evaluation after `step` steps.
+        role: for Role.EVAL and Role.PROBE exactly the evaluation after `step` steps.
         step: first step whose groups are wanted.
         timeout: seconds for reading the log's keys.
     """

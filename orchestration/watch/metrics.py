@@ -72,6 +72,8 @@ vote/answer_entropy_mean | nats | Mean entropy of a group's answers, abstentions
 vote/distinct_answers | count | Different most common answers over the step's prompts
 vote/modal_answer_share | share | Prompts whose most common answer is the one most common over prompts; 1.0: collapse
 vote/modal_answer_entropy | nats | Entropy of the most common answers over prompts; 0: collapse
+vote/teacher_agreement | share | Prompts whose own majority is the teacher's; there where a teacher answers them too
+vote/view_agreement | share | Prompts whose majority is that of their other view; there with cross_view labels
 vote/num_intransitive_merges | count | Pairs of answers put together though not equivalent directly
 vote/num_undecided_pairs | count | Comparisons that failed or did not end; they count as unequal
 vote/num_revealed_labels | count | Groups whose label was revealed, not elected
@@ -125,6 +127,12 @@ audit/pass_rate_share_last_quarter | share | Groups with a pass rate in (0.75, 1
 audit/pass_rate_share_one | share | Groups in which every completion is right
 audit/num_references | count | Groups of the step with a reference answer
 eval/agreement_mean | share | Size of the largest cluster of answers over all completions; needs no reference
+eval/anchor_agreement | share | Prompts whose majority is that of the run's first evaluation; needs no reference
+eval/anchor_vote_share | share | Completions that give the first evaluation's majority answer; needs no reference
+eval/modal_answer_share | share | Prompts whose most common answer is the one most common over prompts
+eval/distinct_answers | count | Different most common answers over the evaluation's prompts
+eval/label_flip_share | share | Prompts whose majority is not that of the evaluation before
+eval/consistency_share | share | Prompts with one majority at both temperatures; there with second_temperature
 eval/average_accuracy | share | avg@n on held-out prompts, macro average over data sources
 eval/majority_accuracy | share | maj@n on held-out prompts, macro average; a tie is wrong
 eval/pass_accuracy | share | pass@n on held-out prompts, macro average

@@ -22,6 +22,11 @@ OUTCOME_METRICS = {
     Outcome.STOPPED: "vote/stopped_share",
 }
 """Shares of all completions of a step; they sum to 1."""
+JURY_METRICS = {
+    "vote/teacher_agreement": ("teacher", "pooled_teacher", "ema_teacher", "momentum"),
+    "vote/view_agreement": ("cross_view",),
+}
+"""By metric the label sources whose juries it compares with (`voting.sources`)."""
 
 
 def modal_answer(tally: Tally) -> str | None:
@@ -130,20 +135,47 @@ def vote_metrics(
     if receipts:
         values["vote/weight_mean"] = sum(receipt.weight for receipt in receipts) / len(receipts)
         values["vote/penalised_share"] = sum(receipt.penalty > 0 for receipt in receipts) / len(receipts)
-    return values | _over_prompts(tallies, range(len(tallies)) if prompt_ids is None else prompt_ids)
-
-
-def _over_prompts(tallies: Sequence[Tally], prompts: Sequence[object]) -> dict[str, float]:
-    """What is counted over different prompts: the groups of one prompt are put together first."""
-    votes: dict[object, Counter[str]] = {}
-    for prompt, tally in zip(prompts, tallies, strict=True):
-        votes.setdefault(prompt, Counter()).update(dict(zip(tally.representatives, tally.sizes, strict=True)))
-    modal = Counter(answer for sizes in votes.values() if (answer := _most_common(sizes)) is not None)
-    values = {"vote/distinct_answers": float(len(modal))}
+    values |= _with_jurors(tallies)
+    modal = modal_answers(tallies, range(len(tallies)) if prompt_ids is None else prompt_ids)
+    values["vote/distinct_answers"] = float(len(modal))
     if modal:
         values["vote/modal_answer_share"] = max(modal.values()) / sum(modal.values())
         values["vote/modal_answer_entropy"] = entropy(modal.values())
     return values
+
+
+def _with_jurors(tallies: Sequence[Tally]) -> dict[str, float]:
+    """Where a teacher or the prompt's other view answered too: how often its majority is the policy's own."""
+    values = {}
+    for name, provenances in JURY_METRICS.items():
+        judged = [t for t in tallies if t.jury_provenance in provenances and max(t.jury, default=-1) >= 0]
+        if judged:
+            values[name] = sum(_agrees_with_jury(tally) for tally in judged) / len(judged)
+    return values
+
+
+def _agrees_with_jury(tally: Tally) -> bool:
+    """Whether the largest own cluster is the jury's largest; a tie on either side agrees with nobody."""
+    votes = Counter(cluster for cluster in tally.jury if cluster >= 0)
+    own = [number for number, size in enumerate(tally.sizes) if size == max(tally.sizes)]
+    jury = [number for number, size in votes.items() if size == max(votes.values())]
+    return len(own) == 1 and own == jury and tally.sizes[own[0]] > 0
+
+
+def modal_answers(tallies: Sequence[Tally], prompts: Sequence[object]) -> Counter[str]:
+    """How many different prompts have each answer as their most common one; a prompt's groups are put together first.
+
+    Args:
+        tallies: [P]
+        prompts: [P] whose groups they are.
+
+    Returns:
+        Prompts by answer; those that nobody answered are left out.
+    """
+    votes: dict[object, Counter[str]] = {}
+    for prompt, tally in zip(prompts, tallies, strict=True):
+        votes.setdefault(prompt, Counter()).update(dict(zip(tally.representatives, tally.sizes, strict=True)))
+    return Counter(answer for sizes in votes.values() if (answer := _most_common(sizes)) is not None)
 
 
 def _is_unanimous(tally: Tally) -> bool:

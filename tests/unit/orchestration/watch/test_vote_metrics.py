@@ -212,3 +212,17 @@ def test_majority_ratio_and_entropies_agree_with_their_formulas(groups: list[lis
     modal = [min(set(answers), key=lambda a: (-answers.count(a), a)) for answers in voted if answers]
     assert values.get("vote/modal_answer_entropy") == pytest.approx(formula(modal) if modal else None)
     assert sum(values[name] for name in OUTCOME_METRICS.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("jury", "agrees"), [((0, 0, 1), 1.0), ((1, 1, 0), 0.0), ((0, 1), 0.0)])
+def test_a_teacher_agrees_when_its_largest_cluster_is_the_groups_own(jury: tuple[int, ...], agrees: float) -> None:
+    judged = replace(tally(0, "7", "7", "8"), jury=jury, jury_provenance="momentum")
+    unasked = replace(tally(1, "1", "1"), jury=(-1,), jury_provenance="momentum")
+    values = vote_metrics([judged, unasked], [resolution(0, "7", 0.6), resolution(1, "1", 1.0)], [])
+    assert values["vote/teacher_agreement"] == agrees and "vote/view_agreement" not in values
+
+
+def test_the_other_view_is_told_from_a_teacher() -> None:
+    judged = replace(tally(0, "7", "7", "8"), jury=(0,), jury_provenance="cross_view")
+    values = vote_metrics([judged], [resolution(0, "7", 0.6)], [])
+    assert values["vote/view_agreement"] == 1.0 and "vote/teacher_agreement" not in values
