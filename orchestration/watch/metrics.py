@@ -83,6 +83,7 @@ vote/penalised_share | share | Groups that stay in the batch with a penalty on e
 vote/num_rounds | count | Rounds in which the step's prompts were drawn
 vote/num_alarms | count | Alarms that the step's votes set off
 vote/num_replicas | count | Voting replicas at work
+guard/score | share | How sure the guard is that the policy collapses; from 1 on it raises its alarm
 learn/loss | value | What is minimised, mean over the step's updates
 learn/grad_norm | value | Norm of the gradient before clipping
 learn/entropy_mean | nats | Mean token entropy of the policy
@@ -127,6 +128,7 @@ audit/pass_rate_share_last_quarter | share | Groups with a pass rate in (0.75, 1
 audit/pass_rate_share_one | share | Groups in which every completion is right
 audit/num_references | count | Groups of the step with a reference answer
 eval/agreement_mean | share | Size of the largest cluster of answers over all completions; needs no reference
+eval/health | share | What the guard picks checkpoints by: anchor's vote share, less what one answer took over
 eval/anchor_agreement | share | Prompts whose majority is that of the run's first evaluation; needs no reference
 eval/anchor_vote_share | share | Completions that give the first evaluation's majority answer; needs no reference
 eval/modal_answer_share | share | Prompts whose most common answer is the one most common over prompts
@@ -150,6 +152,15 @@ def _parse(specs: str) -> dict[str, MetricSpec]:
 
 METRICS: dict[str, MetricSpec] = _parse(_SPECS)
 """Every metric by name, in the order of the table."""
+
+
+_LABELLED = ("average_accuracy", "majority_accuracy", "pass_accuracy", "generation_verification_gap", "num_prompts")
+
+
+def needs_reference(name: str) -> bool:
+    """Whether a metric is measured against reference answers, so that nothing that claims to need none may read it."""
+    stage, _, what = name.partition("/")
+    return stage == "audit" or (stage == "eval" and what in _LABELLED)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ The anchor is the policy before the first step. Its answers are those of the run
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,9 @@ def probe_metrics(
         pairs = [(t, anchor[name]) for name, t in zip(prompt_ids, tallies, strict=True) if name in anchor]
         values["eval/anchor_agreement"] = agreement
         values["eval/anchor_vote_share"] = sum(_share_of(*pair) for pair in pairs) / max(1, len(pairs))
+        values["eval/health"] = values["eval/anchor_vote_share"] * (
+            1.0 - max(0.0, _modal_share(now) - _modal_share(anchor))
+        )
     if flips is not None:
         values["eval/label_flip_share"] = 1.0 - flips
     return values
@@ -130,6 +134,12 @@ class ProbeBook:
 
     def _rows(self) -> list[dict[str, Any]]:
         return read_rows(self.run_path / FILE_NAME)
+
+
+def _modal_share(answers: Answers) -> float:
+    """Share of prompts with the majority answer that most of them have."""
+    counts = Counter(min(texts) for texts in answers.values())
+    return max(counts.values(), default=0) / max(1, len(answers))
 
 
 def _read(row: Mapping[str, Any]) -> dict[str, frozenset[str]]:
