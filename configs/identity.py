@@ -34,6 +34,7 @@ _OPERATIONAL = (
     "sync",
     "evaluation",
     "checkpoint",
+    "guard",
     "cluster",
     "deadlines",
     "report",
@@ -51,6 +52,7 @@ _BIT_AFFECTING = (
     "learner.max_tokens_per_micro_batch",
     "learner.gradient_checkpointing",
     "cluster.device",
+    "guard",
     "voting.service.cpu_seconds",
     "voting.service.group_seconds",
 )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from configs.guard_section import GuardSection
 from configs.learner_sections import (
     CovarianceSection,
     CriticSection,
@@ -57,6 +58,7 @@ __all__ = [
     "FleetSection",
     "FlipSection",
     "GateSection",
+    "GuardSection",
     "ImportanceSection",
     "KLSection",
     "LearnerSection",
@@ -216,10 +218,14 @@ class CheckpointSection(Section):
     keep_best: NonNegativeInt = 0
     """Checkpoints kept besides for doing best in evaluation; one that is among the best N is saved at once."""
     best_metric: Literal[
-        "eval/agreement_mean", "eval/average_accuracy", "eval/majority_accuracy", "eval/pass_accuracy"
+        "eval/agreement_mean",
+        "eval/health",
+        "eval/average_accuracy",
+        "eval/majority_accuracy",
+        "eval/pass_accuracy",
     ] = "eval/agreement_mean"
-    """What tells the best. eval/agreement_mean uses no label; the others choose by reference answers, through the
-    audit."""
+    """What tells the best. eval/agreement_mean and eval/health use no label, and eval/health falls in a collapse; the
+    others choose by reference answers, through the audit."""
 
 
 class ClusterSection(Section):
@@ -291,6 +297,7 @@ class RunConfig(Section):
     sync: SyncSection = SyncSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    guard: GuardSection = GuardSection()
     cluster: ClusterSection = ClusterSection()
     deadlines: DeadlineSection = DeadlineSection()
     report: ReportSection = ReportSection()
@@ -329,6 +336,7 @@ class RunConfig(Section):
         problems += self.rollout.problems()
         problems += self._overlap_problems()
         problems += self._checkpoint_problems()
+        problems += self._guard_problems()
         problems += self._mode_problems()
         problems += self.voting.problems(
             k, vote_seconds=self.deadlines.vote_seconds, stop_decided=self.rollout.stop_decided
@@ -376,11 +384,26 @@ class RunConfig(Section):
                 "checkpoint.keep_best keeps what does best in evaluation, and none is made while training: set "
                 "evaluation.data and evaluation.every_steps, or keep_best to 0"
             )
-        if section.best_metric != "eval/agreement_mean" and not self.report.audit:
+        if section.best_metric not in ("eval/agreement_mean", "eval/health") and not self.report.audit:
             problems.append(
                 f"checkpoint.best_metric {section.best_metric} is measured by the audit, which is off; set "
-                "report.audit=true, or use eval/agreement_mean"
+                "report.audit=true, or use eval/agreement_mean or eval/health"
             )
+        return problems
+
+    def _guard_problems(self) -> list[str]:
+        actions, problems = self.guard.actions, []
+        if "rollback" in actions and not self.checkpoint.keep_best:
+            problems.append(
+                "the guard's rollback goes back to a checkpoint that evaluations call healthy, and none is kept for "
+                "that: set checkpoint.keep_best=2 and checkpoint.best_metric=eval/health, or leave rollback out"
+            )
+        if "raise_kl" in actions and not self.learner.kl.coefficient:
+            problems.append(
+                "the guard's raise_kl multiplies learner.kl.coefficient, which is 0: set one, or leave raise_kl out"
+            )
+        if actions - {"stop"} and self.run.mode != "train":
+            problems.append(f"the guard acts on training, and this is run.mode={self.run.mode}: empty guard.on_alarm")
         return problems
 
     def _mode_problems(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from configs.schema import RunConfig
 from learner.checkpoint import publish_checkpoint
-from learner.orders import StepOrders, StepPlan, StepSums, needed_groups, plan_step
+from learner.orders import StepFactors, StepOrders, StepPlan, StepSums, needed_groups, plan_step
 from learner.rank import LANES, Rank, RankSettings
 from learner.rank_calls import RankCalls
 from learner.registry import ALGORITHMS
@@ -47,6 +47,8 @@ class LearnerGroup(RankCalls):
         self.device = device
         self._version = 0
         self._may_share = False
+        self.factors = StepFactors()
+        """Of the steps from now on; the guard changes them."""
         self.start_seconds: dict[str, float] = {}
         """Of the slowest rank, by what it did while it started."""
 
@@ -142,7 +144,7 @@ class LearnerGroup(RankCalls):
         if planned is None:
             return self._no_update(batch.step)
         refs = [
-            actor.update.remote(replace(orders, groups=_references(batch, orders)))
+            actor.update.remote(replace(orders, groups=_references(batch, orders), factors=self.factors))
             for actor, orders in zip(self.actors, planned.orders, strict=True)
         ]
         what, limit = f"the update of step {batch.step}", self.config.deadlines.learn_seconds
@@ -202,7 +204,7 @@ class LearnerGroup(RankCalls):
             shown |= {"learn/importance_mean": sums.mean("importance"), "learn/masked_share": sums.mean("masked")}
         if section.covariance.mode != "off":
             shown["learn/held_share"] = sums.mean("held")
-        if section.kl.target is not None:
+        if section.kl.target is not None or self.factors.kl != 1.0:
             shown["learn/kl_coefficient"] = sums.kl_coefficient
         if ALGORITHMS[section.algorithm.name].target.needs_critic:
             shown |= {

@@ -35,6 +35,14 @@ class UpdateShare:
 
 
 @dataclass(frozen=True, slots=True)
+class StepFactors:
+    """What a step multiplies two of its settings with."""
+
+    learning_rate: float = 1.0
+    kl: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class StepOrders:
     """What one rank does in one step."""
 
@@ -43,6 +51,7 @@ class StepOrders:
     updates: tuple[UpdateShare, ...]
     """Of one epoch."""
     num_epochs: int = 1
+    factors: StepFactors = StepFactors()
     groups: Mapping[int, Any] = field(default_factory=dict)
     """References of the scored groups that this rank needs, by position in the batch."""
 

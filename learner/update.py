@@ -41,6 +41,8 @@ class _Step:
     passes: Passes
     advantages: Advantages
     held: TokenArrays
+    kl_weight: float
+    """Of the KL penalty."""
 
 
 class Updater:
@@ -89,12 +91,13 @@ class Updater:
         scored = (groups.get(i) for i in range(len(orders.table.group_ids)))
         by_position = [None if one is None else one.group for one in scored]
         step = self._prepare(orders, by_position)
-        coefficient = self.kl_coefficient.value
+        coefficient = step.kl_weight
         totals, losses, norms = np.zeros(len(SUMS)), [], []
         rate, num_tokens, num_completions, gap = 0.0, 0, 0, 0.0
         shares = [share for _ in range(orders.num_epochs) for share in orders.updates]
         for index, share in enumerate(shares):
-            rate, critic_rate = learning_rate(len(losses))
+            factor = orders.factors.learning_rate
+            rate, critic_rate = (each * factor for each in learning_rate(len(losses)))
             taken = self._update(step, share, rate, critic_rate)
             if taken is None:
                 continue
@@ -133,8 +136,8 @@ class Updater:
             forwards["values"] = models.critic
         passes = run_passes(orders, groups, forwards, self.on_progress)
         rows = [(r.group, r.completion) for share in orders.updates for part in share.micro_batches for r in part]
-        weight = self.kl_coefficient.value if self._kl_in_reward else 0.0
-        advantages = self._advantage(orders.table, rows, passes, weight)
+        kl_weight = self.kl_coefficient.value * orders.factors.kl
+        advantages = self._advantage(orders.table, rows, passes, kl_weight if self._kl_in_reward else 0.0)
         held: TokenArrays = {}
         if self._holds:
             for index, share in enumerate(orders.updates):
@@ -142,7 +145,7 @@ class Updater:
                 old = passes.policy if is_new else rollout_logprobs(share, groups)
                 rng = np.random.default_rng([self._seed, orders.step, index])
                 held |= hold(orders.table, share, old, advantages.tokens, self.section.covariance, rng, self.device)
-        return _Step(orders, groups, passes, advantages, held)
+        return _Step(orders, groups, passes, advantages, held, kl_weight)
 
     def _update(
         self, step: _Step, share: UpdateShare, learning_rate: float, critic_rate: float
@@ -157,7 +160,7 @@ class Updater:
             for index, (micro_batch, row_tokens) in enumerate(zip(share.micro_batches, share.row_tokens, strict=True)):
                 batch = collate(micro_batch, step.groups)
                 tokens = self._tokens(step, micro_batch, batch, row_tokens, weights)
-                self._backward(tokens, micro_batch, local, is_last=index == last)
+                self._backward(tokens, micro_batch, step.kl_weight, local, is_last=index == last)
                 if models.critic is not None:
                     self._critic_backward(step, micro_batch, batch, row_tokens, share, local, is_last=index == last)
                 self.on_progress("update")
@@ -219,11 +222,13 @@ class Updater:
             is_held=joined(micro_batch, step.held).to(device).bool() if self._holds else None,
         )
 
-    def _backward(self, tokens: MicroBatchTokens, micro_batch: MicroBatch, local: LocalSums, *, is_last: bool) -> None:
+    def _backward(
+        self, tokens: MicroBatchTokens, micro_batch: MicroBatch, kl_weight: float, local: LocalSums, *, is_last: bool
+    ) -> None:
         if not micro_batch:
             self.engine.backward(tokens.logprobs.sum() * 0.0, is_last=is_last)
             return
-        losses, sums = self._objective(tokens, self.kl_coefficient.value)
+        losses, sums = self._objective(tokens, kl_weight)
         self.engine.backward(losses.sum(), is_last=is_last)
         local.add(losses.detach(), sums, tokens.rows, micro_batch)
 

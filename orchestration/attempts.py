@@ -17,6 +17,8 @@ from configs.schema import RunConfig
 from orchestration.budgets import learn_from_out_of_memory, with_learned_budgets
 from orchestration.cluster import on_this_node
 from orchestration.evaluation import Evaluator
+from orchestration.guard_record import GuardRecord
+from orchestration.guarding import RollbackOrdered, settle_rollback
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight
 from orchestration.recovery import RecoverableLog
@@ -63,13 +65,14 @@ class Attempts:
 
         Raises:
             RankFailure, LearnerOutOfMemory: from the body too; see `restart`. No sampler waits for the ranks any more.
+            RollbackOrdered: from the body; see `roll_back`.
         """
         with ExitStack() as cleanup:
             loop = self._loop(cleanup)
             try:
                 yield loop
-            except RESTARTABLE:
-                loop.checkpoints.keep_what_is_whole(wait=False)
+            except (*RESTARTABLE, RollbackOrdered) as end:
+                loop.checkpoints.keep_what_is_whole(wait=isinstance(end, RollbackOrdered))
                 for pool in self.stack.pools:
                     pool.abandon()
                 for sync in loop.syncs:
@@ -115,6 +118,25 @@ class Attempts:
             times=self.times,
             recovered=with_stored_groups(self.checked.source, recovered, state.branch),
         )
+
+    def roll_back(self, order: RollbackOrdered) -> None:
+        """Start the ranks again from an earlier checkpoint, on a new branch: with other seeds.
+
+        Args:
+            order: of the guard, which has recorded it.
+
+        Raises:
+            LearnerError: as `restart`.
+            Interrupted: a signal came meanwhile.
+        """
+        self.signals.check()
+        self.display.phase("roll back", f"to the policy after {order.step} steps")
+        settle_rollback(self.run_dir.path)
+        self.run_dir.begin_branch(GuardRecord(self.run_dir.path).branch)
+        try:
+            self.stack.restart_learner(self.config, self.run_dir.info.rank_namespace, checkpoint_to_load(self.run_dir))
+        except RESTARTABLE as error:
+            self.restart(error)
 
     def restart(self, error: LearnerError) -> None:
         """Start the ranks again for a new incarnation; after running out of memory with a smaller micro-batch budget.

@@ -218,6 +218,43 @@ def read_checkpoint(run_path: Path, name: str) -> tuple[Path, LoopState]:
     return path, state
 
 
+def checkpoint_steps(run_path: Path) -> list[int]:
+    """Steps done in each whole checkpoint that is kept, up to the one that `latest` names, in order."""
+    folder = run_path / "checkpoints"
+    latest = _target(folder) or ""
+    names = sorted(path.name for path in folder.glob("step-*"))
+    return [int(name.removeprefix("step-")) for name in names if name <= latest]
+
+
+def set_back(run_path: Path, step: int, branch: int) -> None:
+    """Have `latest` name the checkpoint after `step` steps, and remove later ones that are of branches before `branch`.
+
+    Done again, it does nothing: a crash in the middle is made good by the next call.
+
+    Args:
+        run_path: run directory.
+        step: steps done in the checkpoint; 0 is the base model, which has none.
+        branch: that begins there.
+
+    Raises:
+        DataError: the newest checkpoint is not readable.
+        StorageError: the folder could not be changed.
+    """
+    folder = run_path / "checkpoints"
+    found = latest_checkpoint(run_path)
+    if found is None or found[1].branch >= branch:
+        return
+    with storage_errors(folder):
+        if step:
+            write_atomic(folder / "latest", f"step-{step:06d}\n")
+        else:
+            (folder / "latest").unlink()
+        for path in folder.glob("step-*"):
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
+        fsync_dir(folder)
+
+
 def read_labels(checkpoint: Path) -> dict[str, Any]:
     """`LabelHistory.state` as of a checkpoint; empty where an earlier release made it."""
     path = checkpoint / LABELS_FILE

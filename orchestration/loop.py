@@ -21,6 +21,7 @@ from orchestration.checkpoint import Checkpoints, LoopState
 from orchestration.end_states import kept_states, why_empty
 from orchestration.evaluation import Evaluator
 from orchestration.group_log import StepRecord
+from orchestration.guarding import Guarding
 from orchestration.intake import Intake
 from orchestration.labels import Teacher
 from orchestration.ledger import Ledger, LedgerRow
@@ -106,6 +107,9 @@ class TrainingLoop:
         """Whether weights and `state` are of the same step: False from the update until the step is in the ledger."""
         self.voting = VotePhase(self.config, self.stack, self.rollout, self._pasts)
         self.alarms = Alarms(alarm_limits(self.config.voting.alarms), self.state.alarms)
+        self.guard = Guarding(
+            self.config.guard, self.run_dir.path, self.state.branch, self.state.step, self.display.event
+        )
         self.checkpoints = Checkpoints(self.run_dir.path, self.config.checkpoint, self.stack.learner)
         self._evaluated: dict[str, float] = {}
         """Metrics of the evaluation after the steps done so far; empty without one."""
@@ -124,6 +128,7 @@ class TrainingLoop:
             self.publish_start()
             self._evaluate(self.state.step)
             self.times.mark(EVALUATION)
+            self._guard_acts()
             if self.state.step and self._evaluated:  # one that was saved on a signal, before its evaluation
                 self._begin_save()
             while self.state.step < self.config.run.num_steps:
@@ -131,11 +136,18 @@ class TrainingLoop:
                 self.checkpoints.poll()
                 self.signals.check()
                 self._evaluate(self.state.step)
+                self._guard_acts()
                 is_last = self.state.step == self.config.run.num_steps
                 if is_last or self.checkpoints.is_due(self.state.step, self._evaluated):
                     self._begin_save()
             self._settle_log()
             self.checkpoints.settle()
+
+    def _guard_acts(self) -> None:
+        """What the guard does between two steps. Raises RollbackOrdered, StoppedByGuard."""
+        self.guard.act(self.state.step)
+        if self.stack.learner is not None:
+            self.stack.learner.factors = self.guard.factors(self.state.step)
 
     def save(self) -> None:
         """Checkpoint the steps done so far, whole on return. An unfinished step's groups are in the durable log."""
@@ -310,6 +322,7 @@ class TrainingLoop:
         values["vote/num_replicas"] = float(self.stack.voting.num_replicas)
         for sentence in sentences:
             self.display.event(f"alarm: {sentence}")
+        values["guard/score"] = self.guard.see(step, values)
         self._write(step, values)
         self._show_step(step, vote, synced, clock, times, times[f"time/{generating}_seconds"])
         self.display.step(step, values | self._audited())
@@ -371,6 +384,7 @@ class TrainingLoop:
             self._recovered_evaluation(step),
             lambda done: self.display.phase("evaluate", f"after {step} steps: {done} groups"),
         )
+        self._evaluated["guard/score"] = self.guard.see(step, self._evaluated)  # before any reference is read
         if self.audit is None:
             self._write(step, self._evaluated)
             return

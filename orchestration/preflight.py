@@ -17,6 +17,7 @@ from orchestration.machine import ask_cluster
 from orchestration.plan import ResourcePlan, make_plan
 from orchestration.prompt_pasts import load_base_agreements
 from orchestration.stored_groups import GroupSource, find_groups
+from orchestration.watch.guard.registry import make_detectors
 from quorum.errors import ConfigError, DataError, QuorumError, ResourceError
 from voting.resolve import check as check_voting
 from voting.stopping import stop_problems
@@ -72,6 +73,7 @@ def preflight(config: RunConfig, *, new_run: bool, with_learner: bool = True) ->
     attempt(lambda: refuse_secrets(config.model_dump(mode="json")))
     attempt(lambda: _check_port(config))
     attempt(lambda: _check_voting(config))
+    attempt(lambda: make_detectors(config.guard.detectors))
     teacher = attempt(lambda: _teacher(config)) if with_learner else None
     plan = attempt(lambda: _plan(config, mode, teacher.num_samplers if teacher else 0))
     attempt(lambda: _check_engine(config, _sampler_devices(plan)))

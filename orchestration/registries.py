@@ -13,6 +13,7 @@ from quorum.registry import Registry
 def registries() -> Mapping[str, Registry]:
     """Registry by the dotted name of the configuration field that names its entries."""
     from learner.registry import ALGORITHMS, LOSSES
+    from orchestration.watch.guard.registry import DETECTORS
     from orchestration.watch.sinks.registry import SINKS
     from rollout.engines.registry import ENGINES
     from voting.equivalence import EQUIVALENCES
@@ -28,6 +29,7 @@ def registries() -> Mapping[str, Registry]:
         "voting.rule": VOTE_RULES,
         "learner.algorithm": ALGORITHMS,
         "learner.loss": LOSSES,
+        "guard.detectors": DETECTORS,
         "report.sinks": SINKS,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from configs.identity import bit_differences, config_identity_hash, identity_dif
 from configs.schema import RunConfig
 from learner.checkpoint import read_manifest
 from orchestration.checkpoint import LoopState, latest_checkpoint, read_labels
+from orchestration.guard_record import GuardRecord
+from orchestration.guarding import settle_rollback
 from orchestration.preflight import Preflight
 from orchestration.prompt_pasts import label_memory
 from orchestration.recovery import recover
@@ -88,7 +91,8 @@ def _refuse_to_train_nothing(path: Path, step: int, num_steps: int) -> list[str]
 
 
 def checkpoint_to_load(run_dir: RunDir) -> Path | None:
-    """What the ranks of this incarnation start from; None: the base model."""
+    """What the ranks of this incarnation start from; None: the base model. Completes a rollback that was cut short."""
+    settle_rollback(run_dir.path)
     found = latest_checkpoint(run_dir.path) if run_dir.info.incarnation else None
     return None if found is None else found[0]
 
@@ -122,6 +126,7 @@ def restore(
     if found is not None:
         path, state = found
         history = LabelHistory.from_state(read_labels(path), memory)
+    state = replace(state, branch=GuardRecord(run_dir.path).branch)
     recovered = recover(log, state.branch, Role.TRAIN, state.step, config.deadlines.save_seconds)
     display.event(f"resumed after step {state.step}, {len(recovered)} finished groups recovered from the log")
     if stack.teachers is not None:

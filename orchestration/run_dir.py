@@ -17,7 +17,7 @@ from configs.load import dump_config, load_config
 from configs.schema import RunConfig
 from orchestration.storage import fsync_dir, storage_errors
 from quorum import __version__
-from quorum.errors import ConfigError, DataError, Interrupted, ResourceError, StageError
+from quorum.errors import ConfigError, DataError, Interrupted, ResourceError, StageError, StoppedByGuard
 
 SUBDIRECTORIES = ("groups", "audit", "checkpoints")
 
@@ -49,7 +49,7 @@ class RunInfo:
     started_at: str
     quorum_version: str
     state: str = "running"
-    """running, done, interrupted or failed; a run that says running without a driver was killed."""
+    """running, done, interrupted, failed or stopped (by the guard); running without a driver: it was killed."""
     message: str = ""
     """Why it ended, unless it is done."""
     prompts_hash: str = ""
@@ -105,6 +105,11 @@ class RunDir:
         self.info = replace(self.info, incarnation=self.info.incarnation + 1)
         self._write_info()
 
+    def begin_branch(self, branch: int) -> None:
+        """The guard went back to an earlier step: what is written from now on, with other seeds, supersedes it."""
+        self.info = replace(self.info, branch=branch, incarnation=self.info.incarnation + 1)
+        self._write_info()
+
     def set_address(self, address: str) -> None:
         """Record where the run's Ray is reached."""
         self.info = replace(self.info, address=address)
@@ -125,6 +130,9 @@ class RunDir:
             named = Interrupted(exc.signum, str(self.path) if self.info.prompts_hash else None)
             self.set_state("interrupted", str(named))
             raise named from exc
+        except StoppedByGuard as exc:
+            self.set_state("stopped", str(exc))
+            raise
         except BaseException as exc:
             self.set_state("failed", f"{type(exc).__name__}: {exc}")
             if isinstance(exc, StageError) and self.info.prompts_hash:

@@ -13,6 +13,7 @@ from configs.schema import RunConfig
 from orchestration.attempts import RESTARTABLE, Attempts
 from orchestration.budgets import budget_note, with_learned_budgets
 from orchestration.export_model import write_model
+from orchestration.guarding import RollbackOrdered
 from orchestration.loop import TrainingLoop
 from orchestration.preflight import Preflight, preflight
 from orchestration.processor import has_bfloat16_units
@@ -27,7 +28,7 @@ from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.jsonl import current_rows, read_rows
 from orchestration.watch.report import write_report
-from quorum.errors import Interrupted, LearnerError, QuorumError, RolloutError
+from quorum.errors import Interrupted, LearnerError, QuorumError, RolloutError, StoppedByGuard
 from quorum.types import Role
 
 
@@ -82,6 +83,7 @@ def train(
         ConfigError, DataError, ResourceError: before anything starts.
         StageError: a stage failed; finished groups and the last checkpoint are kept.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was saved.
+        StoppedByGuard: the policy collapses and the guard was told to stop then; a checkpoint was saved.
     """
     began = time.monotonic()
     times = times or StartTimes()
@@ -122,10 +124,13 @@ def _drive(
         while True:
             try:
                 return _attempt(attempts)
-            except RESTARTABLE as exc:
-                failure: LearnerError = exc
-            attempts.restart(failure)
-            del failure  # its frames hold the groups of the attempt that it ended
+            except (*RESTARTABLE, RollbackOrdered) as exc:
+                end: LearnerError | RollbackOrdered = exc
+            if isinstance(end, RollbackOrdered):
+                attempts.roll_back(end)
+            else:
+                attempts.restart(end)
+            del end  # its frames hold the groups of the attempt that it ended
 
 
 def _attempt(attempts: Attempts) -> int:
@@ -138,7 +143,7 @@ def _to_the_end(loop: TrainingLoop) -> int:
     signals, display = loop.signals, loop.display
     try:
         loop.run()
-    except (Interrupted, RolloutError):  # also: too few samplers are left, and the learner is well
+    except (Interrupted, StoppedByGuard, RolloutError):  # also: too few samplers are left, and the learner is well
         with signals.ignored():
             if loop.is_whole:
                 loop.save()

@@ -16,6 +16,7 @@
     |   |   |-- RankFailure        a rank died, failed or stalled: all of them can be started again
     |   |   `-- LearnerOutOfMemory an update did not fit: with a smaller micro-batch it may
     |   `-- StorageError           a write failed (disk full): what was written before is kept
+    |-- StoppedByGuard         the policy collapses and the guard was told to end it (exit 6, checkpoint saved)
     `-- Interrupted            Ctrl-C or SIGTERM (exit 130 / 143, checkpoint saved)
 
 Messages say what was got, what was wanted and what to do next. Every class survives pickling: its
@@ -118,6 +119,12 @@ class LearnerOutOfMemory(LearnerError):
 
 class StorageError(StageError):
     """A write to the run directory failed; earlier writes are kept."""
+
+
+class StoppedByGuard(QuorumError):
+    """The collapse guard ended the run after a checkpoint was saved."""
+
+    exit_code = 6
 
 
 class Interrupted(QuorumError):

@@ -32,6 +32,7 @@ COMMANDS = {
     "replay": ("orchestration.cli.replay:replay", "Vote and learn stored steps again and compare, bit for bit."),
     "distill": ("orchestration.cli.distill:distill", "Train offline on stored groups: SFT, DPO or ScPO."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
+    "guard": ("orchestration.cli.guard:guard", "What the collapse guard makes of stored metrics."),
     "inspect": ("orchestration.cli.inspect:inspect", "Browse a run's rollouts in a local web page."),
     "plan": ("orchestration.cli.plan:plan", "Memory, balance and cost of a run before any GPU is taken."),
     "bench": ("orchestration.cli.bench:bench", "Reproduce a measured figure and print its RESULT line."),
@@ -63,12 +64,14 @@ Examples:
   quorum distill runs/my-run --method dpo --out runs/dpo
                                              what offline training would make of it
   quorum report runs/my-run                  one self-contained HTML file
+  quorum guard --replay runs/my-run          when would which detector have tripped
   quorum inspect runs/my-run                 its prompts and completions, in a browser
 
 \b
 Exit codes:
   0 ok   2 configuration   3 data   4 resources   1 unforeseen
   5 a stage failed (finished groups and the last checkpoint are kept), or a replay differs
+  6 stopped by the guard (checkpoint saved)
   130 Ctrl-C, 143 SIGTERM (checkpoint saved)
 """
 

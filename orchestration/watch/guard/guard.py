@@ -6,6 +6,7 @@ and a rollback rebuild it so, and `quorum guard --replay` judges it so on any ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -67,7 +68,11 @@ class Guard:
             row: metrics by registered name; those that need references are not looked at.
             step: of the row.
         """
-        seen = {name: value for name, value in row.items() if not needs_reference(name)}
+        seen = {
+            name: value
+            for name, value in row.items()
+            if value is not None and math.isfinite(value) and not needs_reference(name)
+        }
         for name, (detector, _) in self._detectors.items():
             reading = detector.update(seen, step)
             if reading is not None:

@@ -12,7 +12,7 @@ from configs.schema import Plugin
 from orchestration.watch.guard.guard import Guard
 from orchestration.watch.guard.registry import DETECTORS
 from orchestration.watch.jsonl import current_rows, read_rows
-from orchestration.watch.metrics import FILE_NAME, METRICS, check_names, needs_reference
+from orchestration.watch.metrics import FILE_NAME, METRICS, check_names
 from quorum.errors import ConfigError, DataError
 
 ACCURACY = "eval/average_accuracy"
@@ -89,6 +89,8 @@ def replay(rows: Rows, detectors: Sequence[Plugin] = (), alarm_at: float = 1.0) 
     alarm_step, reason = None, ""
     first: dict[str, int] = {}
     for step, row in rows:
+        if not any(name != ACCURACY for name in row):
+            continue
         verdict = guard.update(row, step)
         for name in verdict.tripped:
             first.setdefault(name, step)
@@ -156,7 +158,7 @@ def read_source(source: Path, columns: Mapping[str, str]) -> Rows:
 
 def _of_run(path: Path) -> Rows:
     """A run's rows as its guard saw them, accuracies joined from the audit."""
-    rows = _in_order(read_rows(path / FILE_NAME))
+    rows = rows_of_run(path)
     if not rows:
         raise DataError(f"{path} has no {FILE_NAME}: it is no run, or none that made a step")
     scored = current_rows(read_rows(path / "audit" / "eval.jsonl"))
@@ -165,17 +167,28 @@ def _of_run(path: Path) -> Rows:
     return rows + [(step, row) for step, row in late if step not in known]
 
 
+def rows_of_run(path: Path, branch: int | None = None) -> Rows:
+    """Current rows of a run's metrics.jsonl, in step order and within a step as they were written.
+
+    Args:
+        path: run directory; one without the file has no rows.
+        branch: the newest to read; None reads all.
+    """
+    rows = read_rows(path / FILE_NAME)
+    return _in_order([row for row in rows if branch is None or row.get("branch", 0) <= branch])
+
+
+def health_by_step(rows: Rows) -> dict[int, float]:
+    """eval/health by the steps done before each evaluation."""
+    return {step: row["eval/health"] for step, row in rows if "eval/health" in row}
+
+
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> Rows:
     return [(step, _numbers(row)) for step, found in current_rows(rows).items() for row in found]
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(row[name]) for name in METRICS.keys() & row.keys() if row[name] is not None}
-
-
-def label_free(row: Mapping[str, Any]) -> dict[str, float]:
-    """The part of a row that the guard looks at."""
-    return {name: value for name, value in _numbers(row).items() if not needs_reference(name)}
 
 
 def _csv(path: Path) -> list[dict[str, Any]]:
@@ -210,8 +223,7 @@ def pick(run: Path) -> list[tuple[int, float]]:
     Raises:
         DataError: no evaluation of it has one.
     """
-    rows = _in_order(read_rows(run / FILE_NAME))
-    found = {step: row["eval/health"] for step, row in rows if "eval/health" in row}
+    found = health_by_step(rows_of_run(run))
     if not found:
         raise DataError(f"no evaluation of {run} has eval/health: set evaluation.data and evaluation.every_steps")
     return sorted(found.items(), key=lambda item: (-item[1], item[0]))
