@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[4]
 
 def test_every_metric_is_named_stage_slash_name_and_says_what_it_is() -> None:
     for name, spec in METRICS.items():
-        assert re.fullmatch(r"(rollout|vote|learn|sync|time|audit|eval)/[a-z_]+", name)
+        assert re.fullmatch(r"(rollout|vote|guard|learn|sync|time|audit|eval)/[a-z_]+", name)
         assert spec.name == name and len(spec.help) > 10 and spec.unit
     assert {f"time/{part}_seconds" for part in TIME_PARTS} < METRICS.keys()
 
@@ -139,7 +139,7 @@ def test_without_the_package_each_writer_of_events_says_how_to_do_without(
 
 
 def test_the_registry_and_the_names_that_the_code_logs_are_the_same() -> None:
-    literal = re.compile(r'"((?:rollout|vote|learn|sync|time|audit|eval)/[a-z_]+)"')
+    literal = re.compile(r'"((?:rollout|vote|guard|learn|sync|time|audit|eval)/[a-z_]+)"')
     logged: set[str] = set()
     for package in ("rollout", "voting", "learner", "orchestration"):
         for path in (ROOT / package).rglob("*.py"):
