@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import LearnerSection, RunConfig
-from learner.orders import StepSums, needs_reference, plan_step
+from learner.orders import StepFactors, StepSums, needs_reference, plan_step
 from learner.update import LearnerModels, Updater
 from quorum.types import TrainingBatch
 from tests.builders import make_completion, make_group, make_prompt, make_receipt, make_scored
@@ -75,7 +75,9 @@ class TableLearner:
         entropies = self.entropies if want_entropy_gradient else self.entropies.detach()
         return self.logprobs[_tokens(batch)], entropies[_tokens(batch)]
 
-    def step(self, max_tokens: int = 10_000, learning_rate: float = 5.0) -> StepSums:
+    def step(
+        self, max_tokens: int = 10_000, learning_rate: float = 5.0, factors: StepFactors | None = None
+    ) -> StepSums:
         """The step's updates, in micro-batches of at most `max_tokens`; one rate for policy and critic."""
         config = RunConfig.model_validate(
             {
@@ -90,7 +92,9 @@ class TableLearner:
         planned = plan_step(batch, config)
         assert planned is not None
         return self.updater.run(
-            planned.orders[0], dict(enumerate(batch.groups)), lambda _: (learning_rate, learning_rate)
+            replace(planned.orders[0], factors=factors),
+            dict(enumerate(batch.groups)),
+            lambda _: (learning_rate, learning_rate),
         )
 
 

@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 
 import torch.distributed as dist  # noqa: E402
 
-from learner.orders import StepSums  # noqa: E402
+from learner.orders import StepFactors, StepSums  # noqa: E402
 from learner.registry import ALGORITHMS  # noqa: E402
 from tests.unit.learner.table_learner import TableLearner  # noqa: E402
 
@@ -255,6 +255,21 @@ def test_gspo_with_the_sequence_mean_is_equation_5_of_the_paper():
     assert sums.loss == pytest.approx(equation_5(world.policy), rel=1e-5)
     expected = gradient(equation_5, world.policy, part)
     np.testing.assert_allclose(learner.engine.gradients[0], expected, rtol=2e-5, atol=2e-8)
+
+
+@pytest.mark.parametrize("place", ["reward", "loss"])
+def test_a_steps_factors_are_those_settings_times_as_much(place):
+    world = make_world()
+    mild = section_of(kl={"coefficient": 0.1, "place": place}, updates_per_step=2)
+    strict = section_of(kl={"coefficient": 0.4, "place": place}, updates_per_step=2)
+    turned, plain, wanted = (TableLearner(world, section) for section in (mild, mild, strict))
+    sums = turned.step(learning_rate=2.0, factors=StepFactors(learning_rate=0.25, kl=4.0))
+    expected = wanted.step(learning_rate=0.5)
+    plain.step(learning_rate=0.5)
+    assert sums.learning_rate == 0.5 and sums.kl_coefficient == pytest.approx(0.4)
+    assert sums.loss == pytest.approx(expected.loss, rel=1e-12)
+    np.testing.assert_allclose(turned.logprobs.detach(), wanted.logprobs.detach(), rtol=1e-12)
+    assert not np.allclose(turned.logprobs.detach(), plain.logprobs.detach()), "the KL weight matters here"
 
 
 def test_tokens_that_importance_masks_have_exactly_no_gradient():

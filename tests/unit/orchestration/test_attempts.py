@@ -12,6 +12,8 @@ import pytest
 from configs.schema import RunConfig
 from orchestration.attempts import RESTARTABLE, Attempts
 from orchestration.budgets import with_learned_budgets
+from orchestration.guard_record import GuardRecord, Intervention
+from orchestration.guarding import RollbackOrdered
 from orchestration.run_dir import RunDir, read_info
 from orchestration.signals import StopSignals
 from orchestration.watch.display import Display
@@ -65,6 +67,17 @@ def test_ranks_that_die_while_they_start_count_too(tmp_path: Path) -> None:
     with pytest.raises(RankFailure) as caught:
         attempts.restart(DIED)
     assert caught.value is DIED and "max_restarts=3" in caught.value.__notes__[-1]
+
+
+def test_a_rollback_begins_a_branch_and_costs_no_restart(tmp_path: Path) -> None:
+    stack = Stack()
+    attempts, _ = make(tmp_path / "run", stack, max_restarts=0)
+    row = {"score": 1.0, "reason": "it collapses", "kind": "alarm", "actions": ("rollback",)}
+    GuardRecord(tmp_path / "run").add(Intervention(branch=0, step=4, rollback_to=0, **row))
+    attempts.roll_back(RollbackOrdered(0))
+    info = read_info(tmp_path / "run")
+    assert (info.branch, info.incarnation) == (1, 1) and attempts.num_restarts == 0
+    assert stack.restarts == [(2048, info.rank_namespace)]
 
 
 def test_the_budget_of_restarts_may_be_none(tmp_path: Path) -> None:
