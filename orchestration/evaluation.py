@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.schema import RunConfig
-from orchestration.group_log import StepRecord
+from orchestration.group_table import StepRecord
 from orchestration.rollout_phase import RecoveredGroup, RolloutPhase, fetch
 from orchestration.watch.evaluate import evaluation_sampling
 from orchestration.watch.probe_set import ProbeBook, consistency, majorities, probe_metrics
