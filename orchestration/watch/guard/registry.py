@@ -34,7 +34,7 @@ def shipped(base: type[Model], **values: Any) -> type[Model]:
 _FIRST: dict[str, Any] = {"baseline": "first", "window": 30, "min_history": 5}
 DETECTORS: Registry = {
     # The policy against the frozen anchor, on the evaluation prompts: what sees a slow decline.
-    "anchor": Entry(PeakLoss, shipped(PeakLossOptions, metric="eval/anchor_vote_share", loss=0.08, weight=1.0)),
+    "anchor": Entry(PeakLoss, shipped(PeakLossOptions, metric="eval/anchor_vote_share", loss=0.05, weight=1.0)),
     "anchor_majority": Entry(PeakLoss, shipped(PeakLossOptions, metric="eval/anchor_agreement", loss=0.1)),
     "anchor_scissors": Entry(
         Scissors,
@@ -42,7 +42,7 @@ DETECTORS: Registry = {
             ScissorsOptions,
             agreement="eval/agreement_mean",
             gain=0.03,
-            metric="eval/anchor_vote_share",
+            metric="eval/anchor_agreement",
             change=0.05,
             weight=1.0,
         ),
