@@ -96,7 +96,7 @@ def replay(rows: Rows, detectors: Sequence[Plugin] = (), alarm_at: float = 1.0) 
             first.setdefault(name, step)
         if verdict.is_new and alarm_step is None:
             alarm_step, reason = step, verdict.reason
-    accuracy = [(step, row[ACCURACY]) for step, row in rows if ACCURACY in row]
+    accuracy = sorted((step, row[ACCURACY]) for step, row in rows if ACCURACY in row)
     peak = max(accuracy, key=lambda point: (point[1], -point[0]), default=None)
     num_steps = 1 + max((step for step, _ in rows), default=-1)
     return Replay(num_steps, alarm_step, reason, first, lost_at(accuracy), None if peak is None else peak[0])
