@@ -27,6 +27,7 @@ MORE = {
     "learn/mfu_share": "MFU",
     "sync/seconds": "sync seconds",
     "vote/num_replicas": "voting replicas",
+    "guard/score": "guard's score",
 }
 """Shown besides those of the run's own display."""
 EVENTS_SHOWN = 5
