@@ -76,7 +76,7 @@ class TableLearner:
         return self.logprobs[_tokens(batch)], entropies[_tokens(batch)]
 
     def step(
-        self, max_tokens: int = 10_000, learning_rate: float = 5.0, factors: StepFactors | None = None
+        self, max_tokens: int = 10_000, learning_rate: float = 5.0, factors: StepFactors = StepFactors()
     ) -> StepSums:
         """The step's updates, in micro-batches of at most `max_tokens`; one rate for policy and critic."""
         config = RunConfig.model_validate(
