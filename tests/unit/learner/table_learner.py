@@ -21,6 +21,7 @@ from tests.builders import make_completion, make_group, make_prompt, make_receip
 from tests.unit.learner.objective_reference import World
 
 PROMPT = (10_000, 10_001)
+AS_CONFIGURED = StepFactors()
 
 
 class TableEngine:
@@ -76,7 +77,7 @@ class TableLearner:
         return self.logprobs[_tokens(batch)], entropies[_tokens(batch)]
 
     def step(
-        self, max_tokens: int = 10_000, learning_rate: float = 5.0, factors: StepFactors = StepFactors()
+        self, max_tokens: int = 10_000, learning_rate: float = 5.0, factors: StepFactors = AS_CONFIGURED
     ) -> StepSums:
         """The step's updates, in micro-batches of at most `max_tokens`; one rate for policy and critic."""
         config = RunConfig.model_validate(
