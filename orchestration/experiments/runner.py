@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from orchestration.experiments.arms import ArmRun
 from orchestration.experiments.warm import WarmStack
 from orchestration.run_stack import OpenStack, own_stack
+from orchestration.signals import StopSignals
 from orchestration.training import train
 from quorum.errors import ConfigError, Interrupted, QuorumError
 
@@ -45,7 +46,7 @@ def run_all(runs: Sequence[ArmRun], say: Callable[[str], None], *, is_warm: bool
     """
     standings = _standings(runs)
     outcomes = []
-    with WarmStack() if is_warm else nullcontext() as warm:
+    with StopSignals(), WarmStack() if is_warm else nullcontext() as warm:
         open_stack = own_stack if warm is None else warm.lend
         for number, run in enumerate(runs, 1):
             if standings[number - 1] == "done":
@@ -73,7 +74,8 @@ def _run(run: ArmRun, is_begun: bool, open_stack: OpenStack, say: Callable[[str]
     began = time.monotonic()
     try:
         train(run.config, resume=run.path if is_begun else None, open_stack=open_stack)
-    except Interrupted:
+    except Interrupted as stopped:
+        stopped.add_note("the same command goes on with the experiment")
         raise
     except QuorumError as error:
         say(f"{run.name}: failed: {error}")
