@@ -26,7 +26,7 @@ def run_on_cluster(
     at_once: int,
     working_dir: Path | None,
 ) -> list[Outcome]:
-    """Submit every run that is not done, `at_once` at a time, and wait for all.
+    """Submit every run that is not done, `at_once` at a time, and wait for all; jobs that are under way are waited for.
 
     consumes: runs.  waits for: jobs, each under its run's own deadlines.  unblocked by: a job's end.
     produces: outcomes, in the runs' order.
@@ -44,14 +44,22 @@ def run_on_cluster(
         ConfigError: a run cannot be submitted as it is.
         ResourceError: the cluster does not answer.
     """
-    outcomes: dict[int, Outcome] = {i: Outcome(run) for i, run in enumerate(runs) if run.standing() == "done"}
-    waiting = [i for i in range(len(runs)) if i not in outcomes]
+    live = {job.run: job for job in jobs.all() if job.is_live}
+    outcomes: dict[int, Outcome] = {}
+    waiting = []
+    for index, run in enumerate(runs):
+        if str(run.path) in live or run.standing() != "done":
+            waiting.append(index)
+        else:
+            outcomes[index] = Outcome(run)
     going: dict[int, tuple[Job, float]] = {}
     while waiting or going:
         while waiting and len(going) < at_once:
             index = waiting.pop(0)
-            going[index] = submit(name, experiment, runs[index], jobs, working_dir), time.monotonic()
-            say(f"{runs[index].name}: submitted as {going[index][0].id}")
+            run = runs[index]
+            job = live.get(str(run.path)) or submit(name, experiment, run, jobs, working_dir)
+            going[index] = job, time.monotonic()
+            say(f"{run.name}: {'is' if str(run.path) in live else 'submitted as'} job {job.id}")
         for index, (job, began) in list(going.items()):
             now = jobs.job(job.id)
             if now.is_live:
