@@ -137,7 +137,9 @@ class LearnerGroup(RankCalls):
         count = len(self.actors)
         settings = [RankSettings(config, i, count, self.device, on_loopback, keeps_average) for i in range(count)]
         refs = [actor.rebuild.remote(given) for actor, given in zip(self.actors, settings, strict=True)]
-        took = self._collect(refs, "the start of another run", config.deadlines.start_seconds)
+        seconds = config.deadlines.start_seconds
+        took = self._collect(refs, "the start of another run", seconds)
+        self._may_share = all(self._all("may_share", phase="start", timeout=seconds))
         self.config, self._version = config, 0
         self.start_seconds = max(took, key=lambda phases: sum(phases.values()))
 
