@@ -30,9 +30,7 @@ def test_every_run_is_a_job_of_its_own_and_a_failure_holds_up_no_other(ray: Fake
     runs = arm_runs(name, experiment, tmp_path)
     ray.ends = [("SUCCEEDED", None, 0), ("FAILED", None, 5), ("SUCCEEDED", None, 0)]
     said: list[str] = []
-    outcomes = run_on_cluster(
-        name, experiment, runs, Jobs("http://h:8265"), said.append, at_once=2, working_dir=None
-    )
+    outcomes = run_on_cluster(name, experiment, runs, Jobs("http://h:8265"), said.append, at_once=2, working_dir=None)
     assert [outcome.is_done for outcome in outcomes] == [True, False, True]
     assert outcomes[1].error is not None and outcomes[1].error.exit_code == 5
     assert [sent["metadata"][client.NAME] for sent in ray.sent] == [
