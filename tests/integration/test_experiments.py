@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.yaml_text import write_yaml
+from data.prepare.demo import TASK_OPTIONS
 from tests.integration.exact_runs import assert_same
 from tests.integration.run_helpers import history, quorum
 
@@ -20,13 +21,13 @@ SHARED = [
     "rollout.num_samplers=1",
     "report.tensorboard=false",
 ]
-DATA = {"path": "reasoning_gym:basic_arithmetic", "size": 24, "seed": 1000000}
+DATA = {"path": "reasoning_gym:basic_arithmetic", "size": 24, "seed": 1000000, "task_options": TASK_OPTIONS}
 FILE = {
     "title": "Two arms",
     "base": {"preset": "demo", "overrides": SHARED},
     "arms": {"srt": ["voting.rule=majority"], "gold": ["voting.labels=ground_truth", "learner.learning_rate=3e-4"]},
     "evaluation": {"data": [DATA], "completions": 4},
-    "figures": {"gold_gain": {"name": "gain", "options": {"arm": "gold"}}},
+    "figures": {name: {"name": name, "options": {"arm": "gold"}} for name in ("gain", "final")},
 }
 
 
@@ -47,9 +48,11 @@ def test_an_arm_on_the_actors_of_another_has_the_history_that_it_has_alone(tmp_p
     result = done.result
     rows = [json.loads(line) for line in (cold / "audit" / "eval.jsonl").read_text().splitlines()]
     accuracies = {row["step"]: row["eval/average_accuracy"] for row in rows}
-    assert result["gold_gain"] == pytest.approx(accuracies[2] - accuracies[0], abs=1e-4)
+    assert accuracies[0] > 0 and accuracies[2] > 0, "nothing was right: any figure would do"
+    assert result["final"] == pytest.approx(accuracies[2], abs=1e-4)
+    assert result["gain"] == pytest.approx(accuracies[2] - accuracies[0], abs=1e-4)
     assert (out / "two.md").is_file() and (out / "two.svg").is_file()
 
     again = quorum("experiment", str(file), "--out", str(out))
     assert again.code == 0 and again.output.count("done before") == 2
-    assert again.result["gold_gain"] == result["gold_gain"]
+    assert again.result["final"] == result["final"]
