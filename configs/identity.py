@@ -80,8 +80,7 @@ def config_identity(config: RunConfig) -> dict[str, Any]:
 def config_identity_hash(config: RunConfig) -> str:
     """Hash (32 hex digits) of what changes the history: model, data, seed, algorithm, k, prompts per step, sampling,
     voting, learning rate and the like. Equal for runs that differ only in operation (samplers, steps, paths)."""
-    text = json.dumps(config_identity(config), sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return _hash(config_identity(config))
 
 
 def identity_differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -93,6 +92,31 @@ def bit_differences(old: RunConfig, new: RunConfig) -> list[str]:
     """Dotted names of changed fields that a resume allows but after which bit equality with the old run ends."""
     before, after = (_flatten(config.model_dump(mode="json")) for config in (old, new))
     return [name for name in _differing(before, after) if _is_under(name, _BIT_AFFECTING)]
+
+
+def result_hash(config: RunConfig) -> str:
+    """Hash (32 hex digits) of what a run's results follow from: its identity, its length and how it is evaluated.
+
+    Equal for runs that may stand for one another in a comparison.
+    """
+    return _hash(_result_fields(config))
+
+
+def result_differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """Dotted names of fields that differ, sorted: empty exactly when the result hashes are equal."""
+    return _differing(_result_fields(old), _result_fields(new))
+
+
+def _result_fields(config: RunConfig) -> dict[str, Any]:
+    leaves = _flatten(config.model_dump(mode="json"))
+    measured = {name: value for name, value in leaves.items() if _is_under(name, ("run.num_steps", "evaluation"))}
+    return config_identity(config) | {
+        name: _last_part(value) if value and name.endswith(".path") else value for name, value in measured.items()
+    }
+
+
+def _hash(fields: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(fields, sort_keys=True, ensure_ascii=True).encode(), digest_size=16).hexdigest()
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

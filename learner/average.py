@@ -48,6 +48,10 @@ class AverageModule:
         self._pairs = [(name, shadows[name], parameter) for name, parameter in policy.named_parameters()]
         self._follow(1.0)
 
+    def close(self) -> None:
+        """Let DeepSpeed go of it."""
+        self._frozen.close()
+
     def forward(self, *inputs: Any) -> Any:
         """The average's forward pass; a collective under ZeRO-3."""
         return self._frozen.forward(*inputs)

@@ -122,6 +122,27 @@ class LearnerGroup(RankCalls):
         slowest = max(took, key=lambda phases: sum(phases.values()))
         self.start_seconds = {"process": placed, **slowest}
 
+    def rebuild(self, config: RunConfig, *, keeps_average: bool = False) -> None:
+        """Begin another run in the living ranks: models, optimizer and settings anew from its base model.
+
+        Args:
+            config: of that run, alike in `cluster`, `deadlines`, ranks, ZeRO stage and sequence parallelism.
+            keeps_average: see `start`.
+
+        Raises:
+            DataError: the model cannot be loaded. All ranks have been killed.
+            LearnerError: a rank died or failed, or did not finish within `deadlines.start_seconds`; likewise.
+        """
+        on_loopback = config.cluster.address == "local"
+        count = len(self.actors)
+        settings = [RankSettings(config, i, count, self.device, on_loopback, keeps_average) for i in range(count)]
+        refs = [actor.rebuild.remote(given) for actor, given in zip(self.actors, settings, strict=True)]
+        seconds = config.deadlines.start_seconds
+        took = self._collect(refs, "the start of another run", seconds)
+        self._may_share = all(self._all("may_share", phase="start", timeout=seconds))
+        self.config, self._version = config, 0
+        self.start_seconds = max(took, key=lambda phases: sum(phases.values()))
+
     def describe(self) -> list[tuple[str, int]]:
         """Name and process id of every rank."""
         return [(f"rank {i}", process["pid"]) for i, process in enumerate(self.processes)]

@@ -41,12 +41,20 @@ class LearnerModels:
     """None where nothing needs the policy's moving average."""
     critic_engine: ZeroEngine | None = None
     critic: Forward | None = None
+    frozen: FrozenModule | None = None
+    """Reference that is neither the policy without adapters nor its average."""
 
     @property
     def average_model(self) -> nn.Module:
         """Hugging Face model inside the average."""
         assert self.average is not None, "no moving average is kept"
         return self.average.module.model
+
+    def close(self) -> None:
+        """Let DeepSpeed go of all of them."""
+        for part in (self.average, self.frozen, self.critic_engine, self.engine):
+            if part is not None:
+                part.close()
 
     def follow(self) -> None:
         """After each step: let the average follow the policy."""
@@ -137,7 +145,7 @@ def build_models(
     policy = load.policy(config.model, is_trained=True, has_adapters=True)
     engine = ZeroEngine(policy, section, device)
     on = engine.device
-    average, reference, critic_engine, critic = None, None, None, None
+    average, reference, critic_engine, critic, frozen = None, None, None, None, None
     is_average = needs_reference(section.kl) and section.kl.reference == "average"
     if keeps_average or is_average:
         shadow = load.policy(config.model, has_adapters=True, dtype=torch.float32)
@@ -149,11 +157,13 @@ def build_models(
         if is_base and section.lora.rank:
             reference = Forward(WithoutAdapters(engine, policy.model), policy, on)
         else:
-            frozen = load.policy(load.model_at(None if is_base else section.kl.reference))
-            reference = Forward(FrozenModule(frozen, section, device), frozen, on)
+            body = load.policy(load.model_at(None if is_base else section.kl.reference))
+            frozen = FrozenModule(body, section, device)
+            reference = Forward(frozen, body, on)
     if ALGORITHMS[section.algorithm.name].target.needs_critic:
         report("critic")
         body = load.policy(load.model_at(section.critic.model), is_trained=True)
         critic_engine = ZeroEngine(ValueModel(body), section, device)
         critic = Forward(critic_engine, body, on)
-    return LearnerModels(policy.model, engine, Forward(engine, policy, on), reference, average, critic_engine, critic)
+    forward = Forward(engine, policy, on)
+    return LearnerModels(policy.model, engine, forward, reference, average, critic_engine, critic, frozen)

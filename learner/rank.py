@@ -136,6 +136,39 @@ class Rank(TransferLane):
         """Whether the policy can compute a prompt once for several completions. A collective."""
         return self._models.policy.may_share()
 
+    def rebuild(self, settings: RankSettings) -> dict[str, float]:
+        """Be a fresh rank of another configuration, in the same process and process group. A collective.
+
+        Models, optimizer and settings are made anew from the base; no snapshot, epoch or count is left.
+
+        Args:
+            settings: with this rank's number, and `cluster`, `deadlines`, ranks and ZeRO stage as they were.
+
+        Returns:
+            See `start`.
+
+        Raises:
+            DataError: the model cannot be loaded.
+        """
+        import gc
+
+        import torch
+
+        report = PhaseTimes(self._report)
+        report("forgetting")
+        self._empty_lane()
+        self._models.close()
+        del self._models, self._model, self._engine, self._updater
+        gc.collect()
+        if self.settings.device == "cuda":
+            torch.cuda.empty_cache()
+        self.settings, self._num_updates = settings, 0
+        torch.manual_seed(settings.config.run.seed)
+        report("loading")
+        self._build(report)
+        report("ready")
+        return report.seconds()
+
     def _build(self, report: PhaseTimes) -> None:
         from configs.load import import_plugins
         from learner.models import build_models

@@ -48,14 +48,20 @@ class TransferLane:
     def _open_lane(self) -> None:
         """Prepare for transfers, once the process group is up. A collective."""
         from learner.exchange import BucketExchange
-        from learner.transfer import IpcHandles
-        from learner.weights import SnapshotStore
 
         timeout = timedelta(seconds=self.settings.config.deadlines.sync_seconds)
         self._exchange = BucketExchange(self.settings.rank, self.settings.world_size, timeout)
+        self._empty_lane()
+
+    def _empty_lane(self) -> None:
+        """Hold no version and be in no epoch; the ranks' own group stays."""
+        from learner.transfer import IpcHandles
+        from learner.weights import SnapshotStore
+
+        for epoch in list(self._senders):
+            self.close_transfer(epoch)
         self._snapshots = {"policy": SnapshotStore(), "average": SnapshotStore()}
         self._ipc = IpcHandles()
-        self._senders = {}
 
     def publish(self, version: int, incarnation: int, of: WeightsOf = "policy") -> WeightManifest:
         """Copy the current weights of the policy, or of its average, into a snapshot that can be sent from now on. A

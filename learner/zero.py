@@ -131,6 +131,10 @@ class ZeroEngine:
     def device(self) -> torch.device:
         return torch.device(self._engine.device)
 
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the module, so that both can be forgotten."""
+        self._engine.destroy()
+
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's forward pass; a collective under ZeRO-3."""
         return self._engine(*inputs, **options)
@@ -358,6 +362,11 @@ class FrozenModule:
         del config["optimizer"]
         config["bf16"]["enabled"] = next(module.parameters()).dtype == torch.bfloat16
         self._call, *_ = deepspeed.initialize(model=module, config=config)
+
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the module, so that both can be forgotten. Nothing below ZeRO-3."""
+        if self.is_partitioned:
+            self._call.destroy()
 
     def release(self) -> None:
         """Forget gathered parameters, so that the shares may be written. Nothing below ZeRO-3."""

@@ -60,7 +60,23 @@ def evaluate(
     """
     source = f"[{{path: {json.dumps(data)}}}]"
     words = [f"run.dir={out}", f"model.path={model}", f"evaluation.data={source}", f"data.train={source}"]
-    config = load_config(preset, [*words, *overrides], registries=registries())
+    return measure(
+        load_config(preset, [*words, *overrides], registries=registries()), temperatures, num_completions, live
+    )
+
+
+def measure(
+    config: RunConfig, temperatures: Sequence[float], num_completions: int, live: bool | None = None
+) -> EvaluationResult:
+    """Draw n completions per prompt of `evaluation.data` at each temperature; see `evaluate`, which it is behind.
+
+    Args:
+        config: its model, data, limits, voting and samplers count; run.dir is made.
+        temperatures: 0 is greedy.
+        num_completions: n.
+        live: see `evaluate`.
+    """
+    data = ", ".join(source.path for source in config.evaluation.data)
     result = EvaluationResult(config.run_path.absolute(), config.run.seed)
     with open_session(config, live) as session, ExitStack() as cleanup:
         audit = AuditProcess.start(session.path)

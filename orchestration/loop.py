@@ -116,7 +116,7 @@ class TrainingLoop:
         self._closing: list[Any] = []
         self._flips: list[bool | None] = []
         self._next_audited = self.state.step
-        self.pool_metrics = PoolMetrics()
+        self.pool_metrics = PoolMetrics.since_now(self.stack.pool)
         self.load = StepLoad(self.config, self.stack.plan)
         self.tracer = Tracer(self.run_dir.path, self.config.report.trace)
         self.rollout.on_returned = self.tracer.note_receipt

@@ -13,9 +13,10 @@ from orchestration.attempts import start_log
 from orchestration.preflight import preflight
 from orchestration.rollout_phase import RolloutPhase
 from orchestration.run_dir import RunDir
+from orchestration.run_stack import stopping
 from orchestration.signals import StopSignals
 from orchestration.stack import Stack
-from orchestration.training import dropped_notes, stopping
+from orchestration.training import dropped_notes
 from orchestration.watch.display import Display
 from quorum.types import Prompt
 

@@ -102,6 +102,11 @@ class PoolMetrics:
     _requeued: int = 0
     _mean_length: RunningMean = field(default_factory=RunningMean)
 
+    @classmethod
+    def since_now(cls, pool: SamplerPool | None) -> PoolMetrics:
+        """Count nothing of what the samplers went through before."""
+        return cls() if pool is None else cls(pool.roster.num_lost, pool.num_requeued)
+
     def of_step(
         self, pool: SamplerPool, slots: Sequence[Slot], num_quarantined: int, idle_share: float
     ) -> dict[str, float]:

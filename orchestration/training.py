@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,16 +18,16 @@ from orchestration.preflight import Preflight, preflight
 from orchestration.processor import has_bfloat16_units
 from orchestration.resume import checkpoint_to_load, config_of_run, resume_notes
 from orchestration.run_dir import RunDir
-from orchestration.run_mode import dtype_notes, mode_notes, start_stack
+from orchestration.run_mode import dtype_notes, mode_notes
+from orchestration.run_stack import OpenStack, StackRequest, own_stack
 from orchestration.scaling import Scaling
 from orchestration.signals import StopSignals
-from orchestration.stack import Stack
 from orchestration.start_times import CHECKS, IMPORTS, StartTimes
 from orchestration.watch.audit import AuditProcess
 from orchestration.watch.display import Display
 from orchestration.watch.jsonl import current_rows, read_rows
 from orchestration.watch.report import write_report
-from quorum.errors import Interrupted, LearnerError, QuorumError, RolloutError, StoppedByGuard
+from quorum.errors import Interrupted, LearnerError, RolloutError, StoppedByGuard
 from quorum.types import Role
 
 
@@ -68,6 +67,7 @@ def train(
     resume: str | Path | None = None,
     live: bool | None = None,
     times: StartTimes | None = None,
+    open_stack: OpenStack = own_stack,
 ) -> RunResult:
     """Train until `run.num_steps`, or continue a run.
 
@@ -78,6 +78,7 @@ def train(
             operational fields (samplers, steps, paths, deadlines), never the history's identity.
         live: show the live display; None decides by the configuration and the terminal.
         times: of a command, which began before this call.
+        open_stack: where the actors come from; by default they are started and stopped for this run.
 
     Raises:
         ConfigError, DataError, ResourceError: before anything starts.
@@ -100,7 +101,7 @@ def train(
             for note in notes + found:
                 display.event(note)
             times.mark(CHECKS)
-            num_steps = _drive(resolved, run_dir, checked, display, signals, times)
+            num_steps = _drive(resolved, run_dir, checked, display, signals, times, open_stack)
         report = write_report(run_dir.path)
     seconds = time.monotonic() - began
     return RunResult(run_dir.path, num_steps, run_dir.path / "model", report, seconds, resolved.run.seed)
@@ -117,10 +118,16 @@ def dropped_notes(checked: Preflight) -> list[str]:
 
 
 def _drive(
-    config: RunConfig, run_dir: RunDir, checked: Preflight, display: Display, signals: StopSignals, times: StartTimes
+    config: RunConfig,
+    run_dir: RunDir,
+    checked: Preflight,
+    display: Display,
+    signals: StopSignals,
+    times: StartTimes,
+    open_stack: OpenStack,
 ) -> int:
     """Start everything, make attempts until one gets to the end, and stop. Returns the number of steps done."""
-    with open_attempts(config, run_dir, checked, display, signals, times) as attempts:
+    with open_attempts(config, run_dir, checked, display, signals, times, open_stack) as attempts:
         while True:
             try:
                 return _attempt(attempts)
@@ -167,8 +174,10 @@ def open_attempts(
     display: Display,
     signals: StopSignals,
     times: StartTimes | None = None,
+    open_stack: OpenStack = own_stack,
 ) -> Iterator[Attempts]:
-    """Start all actors; stop everything on leaving. `times` is told where the seconds went."""
+    """Start all actors, or get them from `open_stack`; stop everything on leaving. `times` is told where the seconds
+    went."""
     times = times or StartTimes()
     plan = checked.plan
     display.phase(
@@ -180,16 +189,17 @@ def open_attempts(
         display.event(note)
     config = with_learned_budgets(config, run_dir.path)
     with ExitStack() as cleanup:
-        teacher = checked.teacher
-        stack = start_stack(
-            config,
-            checked.plan,
-            run_dir.info.namespace,
-            teacher=teacher,
+        request = StackRequest(
+            config=config,
+            plan=plan,
+            namespace=run_dir.info.namespace,
+            teacher=checked.teacher,
             checkpoint=checkpoint_to_load(run_dir),
+            signals=signals,
             times=times,
+            say=display.event,
         )
-        cleanup.enter_context(stopping(stack, signals))
+        stack = cleanup.enter_context(open_stack(request))
         run_dir.set_address(stack.cluster.address)
         display.event("started: " + ", ".join(f"{k} {v:.0f} s" for k, v in sorted(times.parts.items())))
         audit = AuditProcess.start(run_dir.path) if config.report.audit else None
@@ -209,19 +219,3 @@ def open_loop(
     """Start all actors and give the loop of a single attempt, ready to run; stop everything on leaving."""
     with open_attempts(config, run_dir, checked, display, signals) as attempts, attempts.open() as loop:
         yield loop
-
-
-@contextmanager
-def stopping(stack: Stack, signals: StopSignals) -> Iterator[None]:
-    """Stop the stack whatever happens; an error in stopping never hides the one that led to it."""
-    try:
-        yield
-    except BaseException:
-        with signals.ignored():
-            try:
-                stack.stop()
-            except QuorumError as exc:
-                sys.stderr.write(f"quorum: while stopping: {exc}\n")
-        raise
-    with signals.ignored():
-        stack.stop()

@@ -30,6 +30,7 @@ COMMANDS = {
     "vote": ("orchestration.cli.vote:vote", "Vote again on stored rollouts and compare rules side by side."),
     "export": ("orchestration.cli.export:export", "Write a checkpoint of a run as a Hugging Face directory."),
     "replay": ("orchestration.cli.replay:replay", "Vote and learn stored steps again and compare, bit for bit."),
+    "experiment": ("orchestration.cli.experiment:experiment", "Compare arms and seeds that share one base model."),
     "distill": ("orchestration.cli.distill:distill", "Train offline on stored groups: SFT, DPO or ScPO."),
     "report": ("orchestration.cli.report:report", "Write report.html of a run and print its summary."),
     "guard": ("orchestration.cli.guard:guard", "What the collapse guard makes of stored metrics."),
