@@ -90,6 +90,7 @@ def test_a_replay_knows_the_past_of_the_prompts(
     assert result["num_differing_tensors"] == result["num_differing_votes"] == 0 < result["num_tensors"]
 
 
+@pytest.mark.all
 def test_killed_and_resumed_it_is_the_same_history(whole: Finished, root: Path) -> None:
     run = root / "killed"
     process = start(*remedied(run, root / "data"))
