@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -53,7 +53,11 @@ def section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
 
 
 def describe(
-    error: ValidationError, *, prefix: tuple[str, ...] = (), root: type[BaseModel] | None = RunConfig
+    error: ValidationError,
+    *,
+    prefix: tuple[str, ...] = (),
+    root: type[BaseModel] | None = RunConfig,
+    only: Callable[[Any], bool] = lambda detail: True,
 ) -> list[str]:
     """Each error of a validation as one line that names the field, what was got and what to do.
 
@@ -61,9 +65,10 @@ def describe(
         error: what pydantic raised.
         prefix: where the validated value stands in the configuration.
         root: the model that was validated; None when it is not known (its keys are then not listed).
+        only: which of pydantic's errors are described.
     """
     lines: list[str] = []
-    for detail in error.errors(include_url=False):
+    for detail in filter(only, error.errors(include_url=False)):
         location = (*prefix, *detail["loc"])
         name = dotted(location)
         if detail["type"] == "extra_forbidden":
