@@ -92,6 +92,8 @@ def bench(
     given = {"workload": workload, "samplers": _numbers(samplers), "model": model, "keep": keep}
     options = _options(name, chosen.run, given)
     baselines = _baselines(files, chosen, seed, options)
+    if json is not None:
+        _check_writable(json)
     result: BenchResult = chosen.run(repeats, seed, **options)
     for line in result.table():
         print(line)
@@ -141,8 +143,30 @@ def _options(name: str, run: Callable[..., Any], given: Mapping[str, Any]) -> di
     if wrong == ["--keep"]:
         raise ConfigError(f"`quorum bench {name}` leaves nothing to keep; drop --keep")
     if wrong:
-        raise ConfigError(f"`quorum bench {name}`, called like this, does not take {', '.join(wrong)}")
+        takers = [taker for option in wrong if (taker := _takers(option.removeprefix("--")))]
+        hint = f"; {', '.join(takers)}" if takers else ""
+        raise ConfigError(f"`quorum bench {name}`, called like this, does not take {', '.join(wrong)}{hint}")
     return {o: value for o, value in given.items() if o in taken and (value is not None or o == "keep")}
+
+
+def _takers(option: str) -> str:
+    """Which benches take an option, in words; empty where none does."""
+    ways = {name: _bench(name, False, []) for name in BENCHES}
+    ways |= {f"{name} --against {peer}": _bench(name, False, [peer]) for peer, name in PEERS.items()}
+    found = [f"`quorum bench {words}`" for words, way in ways.items() if option in signature(way.run).parameters]
+    return f"--{option} belongs to {' and '.join(found)}" if found else ""
+
+
+def _check_writable(path: Path) -> None:
+    """Before anything is measured. Leaves no file that was not there."""
+    was_there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--json {path}: cannot be written ({error.strerror}); nothing was measured") from error
 
 
 def _baselines(files: list[Path], chosen: _Chosen, seed: int, options: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
