@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,22 +52,7 @@ def plan(
 
     No weights are loaded and nothing is started, except with --check. Rates that are not given are estimates.
     """
-    given_options = {
-        "CONFIG": config,
-        "--gpus": gpus,
-        "--gpu-memory": gpu_memory,
-        "--gpus-per-node": gpus_per_node,
-        "--device-name": device_name,
-        "--rates": rates,
-        "--mean-tokens": mean_tokens,
-        "--price": price,
-        "--json": as_json or None,
-        "--check": check or None,
-        "--scale-study": scale_study or None,
-        "--fit": fit,
-        "--seed": seed,
-    }
-    _refuse_strangers({name for name, value in given_options.items() if value is not None})
+    _refuse_strangers(locals())
     if check:
         from benchmarks.memory import run_check
 
@@ -102,8 +88,10 @@ def plan(
     print(json.dumps(made.as_json(), indent=2) if as_json else render(made))
 
 
-def _refuse_strangers(given: set[str]) -> None:
-    """Options that the chosen mode has no use for are refused by name."""
+def _refuse_strangers(values: Mapping[str, Any]) -> None:
+    """Options that the chosen mode has no use for are refused by name; `values` are those of `plan`'s parameters."""
+    spelled = {"config": "CONFIG", "overrides": "overrides", "as_json": "--json"}
+    given = {spelled.get(name, f"--{name.replace('_', '-')}") for name, value in values.items() if _is_given(value)}
     mode = next((mode for mode in OWN if mode in given), None)
     others = {option for options in OWN.values() for option in options}
     wrong = given - {mode, *OWN[mode]} if mode is not None else given & others
@@ -114,3 +102,8 @@ def _refuse_strangers(given: set[str]) -> None:
         raise ConfigError(f"`quorum plan {mode}` does not take {listed}; it takes {', '.join(OWN[mode])}")
     needed = [other for other, options in OWN.items() if wrong & set(options)]
     raise ConfigError(f"{listed}: only with `quorum plan {'` and `quorum plan '.join(needed)}`")
+
+
+def _is_given(value: object) -> bool:
+    """Flags that are not set are False, other options that are left out None."""
+    return value is not None and value is not False and value != []

@@ -97,6 +97,6 @@ def _step_line(plan: Estimate, name: str, step: Step) -> str:
     return (
         f"  {name:<14}{step.num_samplers:>9}{step.num_ranks:>7}{step.gpus:>6}{duration(step.rollout_seconds):>10}"
         f""
-        f"{duration(step.learn_seconds):>9}{duration(step.sync_seconds, 2):>8}{duration(step.seconds):>9}  {hours:.3f}{cost}"
-        f"  slower: {step.limited_by}" + (", in turn" if not step.overlaps else ", side by side")
+        f"{duration(step.learn_seconds):>9}{duration(step.sync_seconds, 2):>8}{duration(step.seconds):>9}"
+        f"  {hours:.3f}{cost}  slower: {step.limited_by}" + (", in turn" if not step.overlaps else ", side by side")
     )

@@ -11,6 +11,8 @@ from typer.testing import CliRunner, Result
 from orchestration.cli.main import app
 from orchestration.jobs import follow
 from orchestration.jobs.client import Job, Jobs, Submission
+from orchestration.jobs.lookup import run_directory
+from quorum.errors import ConfigError
 from tests.unit.orchestration.jobs.fake_ray import FakeRay
 
 WANTED = Submission("a", "/shared/a", ("my.yaml",), retries=2, working_dir=None)
@@ -119,3 +121,15 @@ def test_logs_leave_out_what_ray_says_of_itself(ray: FakeRay, jobs: Jobs, monkey
     text = f"{head}Runtime env is setting up.\n{head}Running entrypoint for job a: python\nrollout step 1\n"
     monkeypatch.setattr(ray, "get_job_logs", lambda job_id: text)
     assert quorum("logs", "a").output == "rollout step 1\n"
+
+
+def test_a_directory_is_found_by_the_name_of_a_submitted_run(
+    ray: FakeRay, jobs: Jobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.submit(replace(WANTED, run=str(folder / "a")))
+    (folder / "a").mkdir()
+    (folder / "a" / "run.json").write_text("{}")
+    monkeypatch.setenv("RAY_ADDRESS", "http://h:8265")
+    assert run_directory("a") == folder / "a"
+    with pytest.raises(ConfigError, match="nor is it a run directory here"):
+        run_directory("b")
