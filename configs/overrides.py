@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,16 +35,17 @@ def check_overrides(overrides: Sequence[str]) -> None:
         try:
             RunConfig.model_validate(tree)
         except ValidationError as error:
-            problems += describe(error, only=lambda detail, keys=keys: _is_of(keys, detail))
+            problems += describe(error, only=partial(_is_of, keys))
     if problems:
         raise ConfigError(problems)
 
 
 def _is_of(keys: tuple[str, ...], detail: Mapping[str, Any]) -> bool:
     """Whether an error is of the field that `keys` name, or of a section on the way to it that does not exist."""
-    location = detail["loc"]
+    location: tuple[Any, ...] = detail["loc"]
     is_below = location[: len(keys)] == keys
-    return is_below or (detail["type"] == "extra_forbidden" and keys[: len(location)] == location)
+    is_on_the_way = keys[: len(location)] == location
+    return is_below or (is_on_the_way and detail["type"] == "extra_forbidden")
 
 
 def apply_override(tree: dict[str, Any], override: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,7 @@ BENCHES = {
 decide what is measured, `benchmarks.NAME.workload_of([options])` is the result's workload."""
 PEERS = {"trl": "pipeline"}
 """What `--against` takes beside a file: another trainer, measured in the same run by the module NAME_PEER."""
+LIST_WIDTH = 78
 WORSE_EXIT = 5
 """A figure is worse than its baseline by more than the tolerance."""
 
@@ -50,7 +52,7 @@ class _Chosen:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help=". ".join(f"{name}: {what}" for name, what in BENCHES.items()) + ".")],
+    name: Annotated[str, typer.Argument(help="One of those listed above.")],
     repeats: Annotated[int, typer.Option(min=1, help="Measured pairs, after one that warms up.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and tokens.")] = 0,
     schedule: Annotated[
@@ -105,6 +107,17 @@ def bench(
     is_worse = [_compare(path, baseline, result, tolerance / 100) for path, baseline in baselines.items()]
     if any(is_worse):
         raise typer.Exit(WORSE_EXIT)
+
+
+def _list_of_benches() -> str:
+    """A paragraph for `--help`, kept line by line; as deep as the docstring that it is added to."""
+    lines = ["\b", "Benches:"]
+    for name, what in BENCHES.items():
+        lines += wrap(f"{name:<9} {what}", LIST_WIDTH, initial_indent="  ", subsequent_indent=" " * 12)
+    return "\n".join(f"    {line}" for line in lines)
+
+
+bench.__doc__ = f"{bench.__doc__}\n{_list_of_benches()}\n"
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -141,5 +141,5 @@ def test_a_run_with_evaluations_alone_shows_them_at_once(tmp_path: Path) -> None
 
 
 def test_a_filter_that_there_is_not_is_refused(server: InspectServer) -> None:
-    code, text = ask(server, "/?agreemnt=5")
-    assert code == 400 and "agreemnt: no such filter" in text and "sort" in text
+    code, text = ask(server, "/?consensus=5")
+    assert code == 400 and "consensus: no such filter" in text and "sort" in text
