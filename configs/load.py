@@ -12,9 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from configs.files import PRESET_DIR, find_configuration, preset_names, read_configuration
 from configs.identity import bit_differences, config_identity_hash, identity_differences
-from configs.problems import check_plugin, describe, section_at, unknown_name
+from configs.overrides import apply_override
+from configs.problems import check_plugin, describe, unknown_name
 from configs.schema import Plugin, RunConfig
-from configs.yaml_text import YamlError, read_yaml, write_yaml
+from configs.yaml_text import write_yaml
 from quorum.errors import ConfigError
 from quorum.registry import Registry
 
@@ -57,7 +58,7 @@ def load_config(
     """
     tree, problems = _read_source(source)
     for override in overrides:
-        problems.extend(_apply_override(tree, override))
+        problems.extend(apply_override(tree, override))
     if problems and not tree:
         raise ConfigError(problems)
     _fill_plugin_names(tree)
@@ -125,67 +126,6 @@ def _sources(tree: dict[str, Any], section: str, key: str) -> list[Any]:
     holder = tree.get(section)
     sources = holder.get(key) if isinstance(holder, dict) else None
     return list(sources) if isinstance(sources, list) else []
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> list[str]:
-    name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        return [f"override {override!r}: expected section.field=value"]
-    try:
-        value = read_yaml(text) if text else ""
-    except YamlError as error:
-        return [f"override {override!r}: {problem}; quote the value" for problem in error.problems]
-    node: Any = tree
-    for depth in range(len(keys) - 1):
-        node, problem = _descend(node, keys, depth)
-        if problem:
-            return [f"override {override!r}: {problem}"]
-    problem = _assign(node, keys, value)
-    return [f"override {override!r}: {problem}"] if problem else []
-
-
-def _descend(node: Any, keys: Sequence[str], depth: int) -> tuple[Any, str]:
-    """(child of `node` at keys[depth], problem): makes what is missing, turns a bare plug-in name into a mapping."""
-    key = keys[depth]
-    fresh: Any = [] if keys[depth + 1].isdigit() else {}
-    if isinstance(node, list):
-        index, problem = _index(node, keys, depth)
-        if problem:
-            return None, problem
-        if index == len(node):
-            node.append(fresh)
-        elif isinstance(node[index], str) and section_at(keys[: depth + 1]) is Plugin:
-            node[index] = {"name": node[index]}
-        return node[index], ""
-    if not isinstance(node, dict):
-        return None, f"{'.'.join(keys[:depth])} is a value and has no field {key!r}"
-    child = node.get(key)
-    if isinstance(child, str) and section_at(keys[: depth + 1]) is Plugin:
-        child = {"name": child}
-    node[key] = fresh if child is None else child
-    return node[key], ""
-
-
-def _assign(node: Any, keys: Sequence[str], value: Any) -> str:
-    if isinstance(node, dict):
-        node[keys[-1]] = value
-        return ""
-    if isinstance(node, list):
-        index, problem = _index(node, keys, len(keys) - 1)
-        if not problem:
-            node[index : index + 1] = [value]
-        return problem
-    return f"{'.'.join(keys[:-1])} is a value and has no field {keys[-1]!r}"
-
-
-def _index(node: list[Any], keys: Sequence[str], depth: int) -> tuple[int, str]:
-    name, key = ".".join(keys[:depth]), keys[depth]
-    if not key.isdigit():
-        return 0, f"{name} is a list; name an item, as in {name}.0.{key}"
-    if int(key) > len(node):
-        return 0, f"{name} has {len(node)} items; the next free index is {len(node)}"
-    return int(key), ""
 
 
 def _fill_plugin_names(tree: dict[str, Any]) -> None:

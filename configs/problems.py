@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,8 +12,49 @@ from pydantic import BaseModel, ValidationError
 from configs.schema import Plugin, RunConfig
 from quorum.registry import Registry
 
+ELSEWHERE = {
+    "actor_rollout_ref": "rollout",
+    "batch_size": "rollout.prompts_per_step",
+    "beta": "learner.kl.coefficient",
+    "clip_grad": "learner.max_grad_norm",
+    "generate_max_len": "rollout.max_completion_tokens",
+    "grad_clip": "learner.max_grad_norm",
+    "init_kl_coef": "learner.kl.coefficient",
+    "kl_coef": "learner.kl.coefficient",
+    "kl_loss_coef": "learner.kl.coefficient",
+    "lr": "learner.learning_rate",
+    "max_completion_length": "rollout.max_completion_tokens",
+    "max_new_tokens": "rollout.max_completion_tokens",
+    "max_prompt_length": "data.max_prompt_tokens",
+    "max_response_length": "rollout.max_completion_tokens",
+    "max_steps": "run.num_steps",
+    "max_token_len": "learner.max_tokens_per_micro_batch",
+    "micro_batch_size": "learner.max_tokens_per_micro_batch",
+    "model_name_or_path": "model.path",
+    "n": "rollout.completions_per_prompt",
+    "n_samples_per_prompt": "rollout.completions_per_prompt",
+    "num_generations": "rollout.completions_per_prompt",
+    "num_iterations": "learner.epochs_per_step",
+    "output_dir": "run.dir",
+    "ppo_epochs": "learner.epochs_per_step",
+    "pretrain": "model.path",
+    "prompt_max_len": "data.max_prompt_tokens",
+    "rollout_batch_size": "rollout.prompts_per_step",
+    "save_freq": "checkpoint.every_steps",
+    "save_steps": "checkpoint.every_steps",
+    "tensor_model_parallel_size": "rollout.tensor_parallel_size",
+    "test_freq": "evaluation.every_steps",
+    "total_training_steps": "run.num_steps",
+    "train_batch_size": "rollout.prompts_per_step",
+    "train_files": "data.train",
+    "vllm_tensor_parallel_size": "rollout.tensor_parallel_size",
+    "zero_stage": "learner.zero_stage",
+}
+"""What verl, TRL and OpenRLHF call a setting (last part of its name), and where it is here; docs/coming-from.md."""
 _MAX_SHOWN = 60
 """Characters of a wrong value that an error quotes."""
+_SAME_NAME = 0.8
+"""Likeness of a field's name to one of another section that is meant, mistyped or not."""
 
 
 def dotted(location: Iterable[str | int]) -> str:
@@ -21,9 +62,9 @@ def dotted(location: Iterable[str | int]) -> str:
     return ".".join(str(part) for part in location)
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
+def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The candidate that a typing error most likely meant; None when nothing is close."""
-    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
@@ -36,9 +77,9 @@ def field_names(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
             yield from field_names(section, f"{prefix}{name}.{'0.' if is_list else ''}")
 
 
-def section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
-    """The section model at a location of the configuration; None inside free-form options."""
-    model: type[BaseModel] = RunConfig
+def section_at(location: Sequence[str | int], root: type[BaseModel] = RunConfig) -> type[BaseModel] | None:
+    """The section model at a location of the configuration, or of `root`; None inside free-form options."""
+    model = root
     in_list = False
     for part in location:
         if isinstance(part, int) or (in_list and str(part).isdigit()):
@@ -53,7 +94,11 @@ def section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
 
 
 def describe(
-    error: ValidationError, *, prefix: tuple[str, ...] = (), root: type[BaseModel] | None = RunConfig
+    error: ValidationError,
+    *,
+    prefix: tuple[str, ...] = (),
+    root: type[BaseModel] | None = RunConfig,
+    only: Callable[[Any], bool] = lambda detail: True,
 ) -> list[str]:
     """Each error of a validation as one line that names the field, what was got and what to do.
 
@@ -61,9 +106,10 @@ def describe(
         error: what pydantic raised.
         prefix: where the validated value stands in the configuration.
         root: the model that was validated; None when it is not known (its keys are then not listed).
+        only: which of pydantic's errors are described.
     """
     lines: list[str] = []
-    for detail in error.errors(include_url=False):
+    for detail in filter(only, error.errors(include_url=False)):
         location = (*prefix, *detail["loc"])
         name = dotted(location)
         if detail["type"] == "extra_forbidden":
@@ -111,18 +157,19 @@ def _section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 def _suggest_key(location: Sequence[str | int], prefix: tuple[str, ...], root: type[BaseModel] | None) -> str:
     parent, key = location[:-1], str(location[-1])
     inside = location[len(prefix) : -1]
-    siblings = section_at(parent) if root is RunConfig else (root if not inside else None)
+    siblings = section_at(inside, root) if root is not None else None
     own = list(siblings.model_fields) if siblings else []
-    guess = nearest(key, own)
-    if guess:
-        return f"; did you mean {dotted((*parent, guess))}?"
-    if root is RunConfig:
+    close = ELSEWHERE.get(key) if root is RunConfig else None
+    if close is None and (guess := nearest(key, own)):
+        close = dotted((*parent, guess))
+    if close is None and root is RunConfig:
         everywhere = list(field_names())
-        same_leaf = [name for name in everywhere if name.rpartition(".")[2] == key]
-        same_leaf.sort(key=lambda name: name.count("."))
-        close = same_leaf[0] if same_leaf else nearest(dotted(location), everywhere)
-        if close:
-            return f"; did you mean {close}?"
+        leaves = {name.rpartition(".")[2]: name for name in sorted(everywhere, key=lambda name: -name.count("."))}
+        same = nearest(key, leaves, cutoff=_SAME_NAME)
+        others = [name for name in everywhere if name != dotted(parent)]
+        close = leaves[same] if same else nearest(dotted(location), others)
+    if close:
+        return f"; did you mean {close}?"
     return f" (known: {', '.join(sorted(own))})" if own else " (it has no options)"
 
 

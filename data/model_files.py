@@ -8,13 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from configs.schema import ModelSection
+from quorum.deadline import run_within
 from quorum.errors import DataError
 
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 """Any of these counts as a tokenizer."""
+HUB_SECONDS = 5.0
+"""For the hub to answer at all."""
+PLACEHOLDER = "model"
+"""`model.path` of presets whose model comes from a command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +82,11 @@ def _require_there(model: ModelSection) -> None:
     path = Path(model.path)
     if path.is_dir():
         return
+    if model.path == PLACEHOLDER:
+        raise DataError(
+            f"model.path is {PLACEHOLDER!r}, a placeholder: this preset gets its model from a command (`quorum eval`, "
+            "`quorum bench`); set model.path=DIRECTORY or a hub name, or use another preset"
+        )
     if path.exists():
         raise DataError(f"{model.path}: model.path is a file; give the directory that holds the model")
     num_slashes = model.path.count("/")
@@ -139,10 +151,43 @@ def _has_chat_template(directory: Path) -> bool:
     return settings.is_file() and bool(_read_json(settings, "").get("chat_template"))
 
 
+def require_hub(model: ModelSection) -> None:
+    """Say within seconds that the hub is not reached: its own client tries again for most of a minute.
+
+    A directory or a model of the local cache needs no hub, and offline mode asks none.
+
+    Raises:
+        DataError: the model is neither here nor the hub reached.
+        ValueError: it can be no hub name.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if Path(model.path).is_dir() or constants.HF_HUB_OFFLINE:
+        return
+    if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
+        return
+    try:
+        run_within(HUB_SECONDS, lambda: _ask_head(constants.ENDPOINT), "an answer of the hub")
+    except OSError as exc:
+        raise DataError(
+            f"{model.path}: no such model directory here (model.path), and the hub is not reached at "
+            f"{constants.ENDPOINT} ({_one_line(exc)}); give the directory of a downloaded model"
+        ) from exc
+
+
+def _ask_head(url: str) -> None:
+    """Raises OSError when nobody answers there; any answer will do."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=HUB_SECONDS).close()
+    except HTTPError as exc:
+        exc.close()
+
+
 def _hub_config(model: ModelSection) -> Mapping[str, Any]:
     from transformers import AutoConfig
 
     try:
+        require_hub(model)
         config = AutoConfig.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )

@@ -26,6 +26,11 @@ CALL_SECONDS = 15.0
 """For the actor to answer."""
 
 
+def sampler_count(number: int) -> str:
+    """ "1 sampler", "2 samplers"."""
+    return f"{number} sampler{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What somebody wants of a live run."""
@@ -70,8 +75,8 @@ class Limits:
             return f"the number of samplers cannot change in a live run: {self.fixed}; resume it with another"
         if num_samplers < self.min_samplers:
             return (
-                f"{num_samplers} samplers are fewer than the run may have, {self.min_samplers} ({self.setting}); ask "
-                f"for {self.min_samplers} or more, or resume the run with lower limits"
+                f"{sampler_count(num_samplers)} would be fewer than the run may have, {self.min_samplers} "
+                f"({self.setting}); ask for {self.min_samplers} or more, or resume the run with lower limits"
             )
         if self.max_samplers is not None and num_samplers > self.max_samplers:
             return (
@@ -98,7 +103,9 @@ class Control:
         self._orders.append(Order(num_samplers))
         self._has_orders.set()
         wanted = self._status.get("num_wanted")
-        return Answer(True, f"{num_samplers} samplers ordered" + (f", were {wanted}" if wanted is not None else ""))
+        return Answer(
+            True, f"{sampler_count(num_samplers)} ordered" + (f", were {wanted}" if wanted is not None else "")
+        )
 
     async def status(self) -> dict[str, Any]:
         """What the driver posted last, and `age_seconds` since then; empty before the first time."""

@@ -81,8 +81,8 @@ def connected(run: Path) -> Iterator[RunControl]:
             actor = ray.get_actor(ACTOR_NAME, namespace=info.namespace)
         except ValueError as exc:
             raise ResourceError(
-                f"run {run} takes no orders: its Ray at {info.address} has no actor {ACTOR_NAME!r} in namespace "
-                f"{info.namespace}; it is still starting, or about to end: try again in a minute"
+                f"run {run} takes no orders now: it is still starting, or about to end (step and state: `quorum top "
+                f"{run} --once`); if it goes on, try again in a minute"
             ) from exc
         yield RunControl(run, actor)
     finally:
@@ -94,11 +94,7 @@ def _how_it_stands(run: Path) -> str:
     if info.state == "running" and is_driven(run):
         return "its driver is alive but slow to answer: try again, or look at its output"
     ended = f"it is {info.state}" if info.state != "running" else "its driver is gone (killed)"
-    more = (
-        ""
-        if info.state == "done"
-        else f"; `quorum train --resume {run}` goes on, with rollout.num_samplers=N if wanted"
-    )
+    more = "" if info.state == "done" else f"; `{info.way_on(run)}` goes on, with rollout.num_samplers=N if wanted"
     return ended + more
 
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -259,6 +260,14 @@ def ask_cluster(address: str, seconds: float = 60) -> tuple[dict[str, float], di
     Raises:
         ResourceError: nobody answers there, or not in time.
     """
+    if "://" in (named := os.environ.get("RAY_ADDRESS", "") if address == "auto" else address):
+        where = "RAY_ADDRESS" if address == "auto" else "cluster.address"
+        if not named.startswith("ray://"):
+            raise ResourceError(
+                f"{where} is {named}, the address of Ray's job server, which `quorum submit` and `status` ask; a "
+                "driver needs HOST:PORT of the cluster itself (port 6379 unless `ray start --port` said another), or "
+                "cluster.address=local for a Ray of its own: set cluster.address, or unset RAY_ADDRESS"
+            )
     code = (
         "import sys, json, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR');"
         "print(json.dumps([ray.cluster_resources(), ray.available_resources(), len(ray.nodes())]))"
@@ -268,10 +277,15 @@ def ask_cluster(address: str, seconds: float = 60) -> tuple[dict[str, float], di
     except subprocess.TimeoutExpired as error:
         raise ResourceError(f"the Ray cluster at {address} did not answer in {seconds:g} s") from error
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ResourceError(f"no Ray cluster at {address}: {last[:200]}")
+        raise ResourceError(f"no Ray cluster at {address}: {_error_line(done.stderr)[:200]}")
     total, free, num_nodes = json.loads(done.stdout.strip().splitlines()[-1])
     return total, free, num_nodes
+
+
+def _error_line(stderr: str) -> str:
+    """The line of a traceback that says what happened: a message may have more lines after it."""
+    lines = stderr.strip().splitlines() or ["no message"]
+    return next((line for line in reversed(lines) if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line)), lines[-1])
 
 
 _CLUSTER_FIX = "see `ray status` there; with `ray start`, clients need RAY_AUTH_MODE=token"

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from configs.load import dump_config, load_config
 from configs.schema import RunConfig
+from orchestration.jobs.supervisor import SUBMITTED_AS
 from orchestration.storage import fsync_dir, storage_errors
 from quorum import __version__
 from quorum.errors import ConfigError, DataError, Interrupted, ResourceError, StageError, StoppedByGuard
@@ -54,6 +55,12 @@ class RunInfo:
     """Why it ended, unless it is done."""
     prompts_hash: str = ""
     """`PromptSet.content_hash` of the training prompts: a run is resumed with the same ones. Empty: an evaluation."""
+    submitted_as: str = ""
+    """Name of the submitted run whose job drives it; empty where none does."""
+
+    def way_on(self, path: Path) -> str:
+        """The command that goes on with the run in `path`."""
+        return f"quorum resume {self.submitted_as}" if self.submitted_as else f"quorum train --resume {path}"
 
     @property
     def rank_namespace(self) -> str:
@@ -70,16 +77,21 @@ class RunDir:
 
     @classmethod
     def create(cls, config: RunConfig, prompts_hash: str = "") -> RunDir:
-        """Make a new run directory. Raises ConfigError when it exists, StorageError when it cannot be written."""
+        """Make a new run directory. Raises ConfigError when it exists, ResourceError when it cannot be made."""
         path = config.run_path.absolute()
         if path.exists():
             raise ConfigError(
                 f"run directory {path} exists: choose another with run.dir=..., "
                 f"or continue that run with `quorum train --resume {path}`"
             )
-        with storage_errors(path):
+        try:
             for name in SUBDIRECTORIES:
                 (path / name).mkdir(parents=True)
+        except OSError as exc:
+            raise ResourceError(
+                f"run directory {path} cannot be made ({exc.strerror or exc}): nothing was started; choose another "
+                "with run.dir=..., or make its parent directory writable"
+            ) from exc
         lock = _lock(path)
         run_id = uuid.uuid4().hex[:12]
         info = _info(run_id, 0, 0, config.cluster.address, prompts_hash)
@@ -127,7 +139,7 @@ class RunDir:
             yield
             self.set_state("done")
         except Interrupted as exc:
-            named = Interrupted(exc.signum, str(self.path) if self.info.prompts_hash else None)
+            named = Interrupted(exc.signum, self.info.way_on(self.path) if self.info.prompts_hash else None)
             self.set_state("interrupted", str(named))
             raise named from exc
         except StoppedByGuard as exc:
@@ -136,7 +148,7 @@ class RunDir:
         except BaseException as exc:
             self.set_state("failed", f"{type(exc).__name__}: {exc}")
             if isinstance(exc, StageError) and self.info.prompts_hash:
-                exc.add_note(f"what was finished is kept: `quorum train --resume {self.path}`")
+                exc.add_note(f"what was finished is kept: `{self.info.way_on(self.path)}`")
             raise
         finally:
             self.close()
@@ -200,6 +212,7 @@ def _info(run_id: str, incarnation: int, branch: int, address: str, prompts_hash
         started_at=started_at,
         quorum_version=__version__,
         prompts_hash=prompts_hash,
+        submitted_as=os.environ.get(SUBMITTED_AS, ""),
     )
 
 

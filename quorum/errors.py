@@ -130,14 +130,15 @@ class StoppedByGuard(QuorumError):
 class Interrupted(QuorumError):
     """A signal ended the run after a checkpoint was saved."""
 
-    def __init__(self, signum: int, run: str | None = None) -> None:
-        super().__init__(signum, run)
-        self.signum, self.run = signum, run
+    def __init__(self, signum: int, way_on: str | None = None) -> None:
+        """`way_on` is the command that continues the run, if there is one."""
+        super().__init__(signum, way_on)
+        self.signum, self.way_on = signum, way_on
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
         return 128 + self.signum
 
     def __str__(self) -> str:
-        way_on = f"; continue with `quorum train --resume {self.run}`" if self.run else ""
+        way_on = f"; continue with `{self.way_on}`" if self.way_on else ""
         return f"stopped by {signal.Signals(self.signum).name}{way_on}"

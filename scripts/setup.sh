@@ -69,13 +69,19 @@ log=.venv/setup.log
 pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check --progress-bar off)
 sdists=$(grep -v '^#' requirements/sdists.txt | paste -sd'|')
 install() { "${pip[@]}" "$@" || fail "pip could not install the lock (its last lines are above)" "see that the package index answers, then run make again"; }
+progress() { echo "setup: $1 ($SECONDS s)"; }
+progress "pip and build tools"
 install $(grep -E '^(pip|setuptools|wheel)==' requirements/cpu.lock)
+progress "torch"
 install_torch
+progress "wheels: vLLM, Ray, transformers and what they need, the longest part"
 grep -vE "^(torch|$sdists)==" requirements/cpu.lock >.venv/wheels.txt
 install --no-deps --only-binary :all: --requirement .venv/wheels.txt
+progress "DeepSpeed and other source packages"
 # DS_BUILD_OPS=0: DeepSpeed compiles nothing, now or later.
 grep -E "^($sdists)==" requirements/cpu.lock >.venv/sdists.txt
 DS_BUILD_OPS=0 install --no-deps --no-build-isolation --requirement .venv/sdists.txt
+progress "Quorum itself"
 install --no-deps --no-build-isolation --editable .
 echo "$stamp" >.venv/quorum-setup-stamp
 echo "setup: done; .venv/bin/quorum doctor says what this machine can run"

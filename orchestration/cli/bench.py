@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,7 @@ BENCHES = {
 decide what is measured, `benchmarks.NAME.workload_of([options])` is the result's workload."""
 PEERS = {"trl": "pipeline"}
 """What `--against` takes beside a file: another trainer, measured in the same run by the module NAME_PEER."""
+LIST_WIDTH = 78
 WORSE_EXIT = 5
 """A figure is worse than its baseline by more than the tolerance."""
 
@@ -50,7 +52,7 @@ class _Chosen:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help=". ".join(f"{name}: {what}" for name, what in BENCHES.items()) + ".")],
+    name: Annotated[str, typer.Argument(help="One of those listed above.")],
     repeats: Annotated[int, typer.Option(min=1, help="Measured pairs, after one that warms up.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and tokens.")] = 0,
     schedule: Annotated[
@@ -92,6 +94,8 @@ def bench(
     given = {"workload": workload, "samplers": _numbers(samplers), "model": model, "keep": keep}
     options = _options(name, chosen.run, given)
     baselines = _baselines(files, chosen, seed, options)
+    if json is not None:
+        _check_writable(json)
     result: BenchResult = chosen.run(repeats, seed, **options)
     for line in result.table():
         print(line)
@@ -103,6 +107,17 @@ def bench(
     is_worse = [_compare(path, baseline, result, tolerance / 100) for path, baseline in baselines.items()]
     if any(is_worse):
         raise typer.Exit(WORSE_EXIT)
+
+
+def _list_of_benches() -> str:
+    """A paragraph for `--help`, kept line by line; as deep as the docstring that it is added to."""
+    lines = ["\b", "Benches:"]
+    for name, what in BENCHES.items():
+        lines += wrap(f"{name:<9} {what}", LIST_WIDTH, initial_indent="  ", subsequent_indent=" " * 12)
+    return "\n".join(f"    {line}" for line in lines)
+
+
+bench.__doc__ = f"{bench.__doc__}\n{_list_of_benches()}\n"
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -141,8 +156,30 @@ def _options(name: str, run: Callable[..., Any], given: Mapping[str, Any]) -> di
     if wrong == ["--keep"]:
         raise ConfigError(f"`quorum bench {name}` leaves nothing to keep; drop --keep")
     if wrong:
-        raise ConfigError(f"`quorum bench {name}`, called like this, does not take {', '.join(wrong)}")
+        takers = [taker for option in wrong if (taker := _takers(option.removeprefix("--")))]
+        hint = f"; {', '.join(takers)}" if takers else ""
+        raise ConfigError(f"`quorum bench {name}`, called like this, does not take {', '.join(wrong)}{hint}")
     return {o: value for o, value in given.items() if o in taken and (value is not None or o == "keep")}
+
+
+def _takers(option: str) -> str:
+    """Which benches take an option, in words; empty where none does."""
+    ways = {name: _bench(name, False, []) for name in BENCHES}
+    ways |= {f"{name} --against {peer}": _bench(name, False, [peer]) for peer, name in PEERS.items()}
+    found = [f"`quorum bench {words}`" for words, way in ways.items() if option in signature(way.run).parameters]
+    return f"--{option} belongs to {' and '.join(found)}" if found else ""
+
+
+def _check_writable(path: Path) -> None:
+    """Before anything is measured. Leaves no file that was not there."""
+    was_there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(f"--json {path}: cannot be written ({error.strerror}); nothing was measured") from error
 
 
 def _baselines(files: list[Path], chosen: _Chosen, seed: int, options: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:

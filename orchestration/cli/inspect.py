@@ -8,7 +8,9 @@ import typer
 
 
 def inspect(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name under runs/.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run directory, its name under runs/, or a submitted run's name.")
+    ],
     against: Annotated[str | None, typer.Option(metavar="RUN", help="Another run to compare with.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
@@ -19,11 +21,11 @@ def inspect(
     """
     import webbrowser
 
-    from orchestration.run_dir import resolve_run
+    from orchestration.jobs.lookup import run_directory
     from orchestration.watch.inspect.server import InspectServer
     from quorum.errors import ResourceError
 
-    paths = resolve_run(run), resolve_run(against) if against else None
+    paths = run_directory(run), run_directory(against) if against else None
     try:
         server = InspectServer(*paths, port=port)
     except OSError as error:

@@ -8,7 +8,9 @@ import typer
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run directory, or its name under runs/.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Run directory, its name under runs/, or a submitted run's name.")
+    ],
     between: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -23,10 +25,10 @@ def report(
     The report is one self-contained file: plots, configuration, sample groups before and after, and prompts
     that went from correct to wrong and back. Needs no Ray, torch or vLLM.
     """
-    from orchestration.run_dir import resolve_run
+    from orchestration.jobs.lookup import run_directory
     from orchestration.watch.report import story, write_report
 
-    path = resolve_run(run)
+    path = run_directory(run)
     written = write_report(path, between)
     print(story(path, between))
     print(f"report: {written}")

@@ -39,6 +39,7 @@ def resume(
 
     jobs = Jobs(address)
     before = jobs.of_name(name)[-1]
+    jobs.require_over(before)
     chosen = uploaded(working_dir) if working_dir is not None else directory_to_upload(before)
     wanted = of_job(before, overrides or [], retries=retries, working_dir=chosen, driver_cpus=driver_cpus)
     print(f"uploads {chosen.resolve()}" if chosen is not None else "uploads nothing", flush=True)

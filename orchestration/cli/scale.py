@@ -59,6 +59,11 @@ def scale(
 
 def _by_job(jobs: Jobs, job: Job, num_samplers: int, seconds: float, no_wait: bool) -> int:
     """Have a submitted run scaled from inside its cluster. Returns the exit code."""
+    if not job.is_live:
+        raise ConfigError(
+            f"run {job.name} {job.end} (exit code {job.exit_code}) and has no samplers: `quorum resume {job.name} "
+            f"rollout.num_samplers={num_samplers}` goes on with so many"
+        )
     from orchestration.cli.submit import show
     from orchestration.jobs.follow import follow
 
@@ -85,6 +90,8 @@ def _by_job(jobs: Jobs, job: Job, num_samplers: int, seconds: float, no_wait: bo
 
 def _await(control: RunControl, path: Path, num_samplers: int, seconds: float, seen: list[str]) -> None:
     """Print every change and event until the run has exactly so many samplers, all READY."""
+    from orchestration.control import sampler_count
+
     began, shown = time.monotonic(), ""
     while True:
         status = control.status()
@@ -97,7 +104,7 @@ def _await(control: RunControl, path: Path, num_samplers: int, seconds: float, s
             print(f"  {time.monotonic() - began:5.1f} s  {line}", flush=True)
             shown = line
         if is_reached(status, num_samplers):
-            print(f"run {path.name}: {num_samplers} samplers READY after {time.monotonic() - began:.1f} s")
+            print(f"run {path.name}: {sampler_count(num_samplers)} READY after {time.monotonic() - began:.1f} s")
             return
         if time.monotonic() - began > seconds:
             raise ResourceError(

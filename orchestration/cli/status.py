@@ -18,7 +18,7 @@ def status(
     name: Annotated[str | None, typer.Argument(help="A submitted run; left out: all.")] = None,
     address: Address = None,
 ) -> None:
-    """Show how submitted runs stand: state, age, submissions, step and directory; of one run every submission."""
+    """Show how submitted runs stand: state, age, submissions, steps done and directory; of one run every submission."""
     from orchestration.jobs.client import Jobs
 
     jobs = Jobs(address)
@@ -33,12 +33,14 @@ def status(
 
 
 def table(jobs: list[Job]) -> str:
-    """A line for each submission."""
-    rows = [("name", "state", "since", "submission", "code", "step", "run directory")]
+    """A line for each submission; the run's steps stand at its last one."""
+    last = {job.name: job.number for job in sorted(jobs, key=lambda job: job.number)}
+    rows = [("name", "state", "since", "submission", "code", "steps", "run directory")]
     for job in jobs:
         code = "-" if job.is_live else str(job.exit_code)
-        step = "-" if (at := step_of(job.run)) is None else str(at)
-        rows.append((job.name, job.state, age(job), str(job.number), code, step, job.run))
+        done = steps_done(job.run) if job.number == last[job.name] else None
+        steps = "-" if done is None else str(done)
+        rows.append((job.name, job.state, age(job), str(job.number), code, steps, job.run))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -54,14 +56,15 @@ def age(job: Job) -> str:
     return f"{seconds:.0f} s"
 
 
-def step_of(run: str) -> int | None:
-    """Last step with metrics; None where the run directory is not seen from here, or has none yet."""
+def steps_done(run: str) -> int | None:
+    """As its metrics say; None where the run directory is not seen from here, or has none yet."""
     from orchestration.watch.top_view import last_values
 
     try:
-        return last_values(Path(run))[0]
+        step = last_values(Path(run))[0]
     except (OSError, ValueError):
         return None
+    return None if step is None else step + 1
 
 
 def details(job: Job) -> list[str]:

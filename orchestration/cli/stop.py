@@ -29,7 +29,7 @@ def stop(
     jobs = Jobs(address)
     job = jobs.of_name(name)[-1]
     if not job.is_live:
-        print(f"run {name} is {job.state} already (exit code {job.exit_code})")
+        print(f"run {name} {job.end} already (exit code {job.exit_code})")
         return
     jobs.stop(job.id)
     began = time.monotonic()
@@ -40,4 +40,4 @@ def stop(
                 f"end: see `quorum logs {name}`"
             )
         time.sleep(LOOK_SECONDS)
-    print(f"run {name} {job.state} after {time.monotonic() - began:.1f} s; go on with it: quorum resume {name}")
+    print(f"run {name} {job.end} after {time.monotonic() - began:.1f} s; go on with it: quorum resume {name}")

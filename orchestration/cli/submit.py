@@ -81,7 +81,7 @@ def followed(jobs: Jobs, job: Job, resubmit: Submission | None) -> int:
     except KeyboardInterrupt:
         print(f"\nrun {job.name} goes on.\n{next_steps(job)}", file=sys.stderr)
         return 130
-    print(f"run {ended.name} {ended.state}, exit code {ended.exit_code}", flush=True)
+    print(f"run {ended.name} {ended.end}, exit code {ended.exit_code}", flush=True)
     if ended.state == "failed" and ended.code is None:
         print(ended.message, file=sys.stderr)
     return ended.exit_code

@@ -31,6 +31,8 @@ NOT_UPLOADED = ("/runs/", "*.env", ".env.*", ".netrc", ".aws/", "*.pem", "*.key"
 """Of a working directory: runs, and where secrets are kept; what .gitignore names is left out as well."""
 _LOST = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 _KILLED = 137
+_RAY_LINES = re.compile(r"^.* job_manager\.py:\d+ -- (Runtime env is setting up|Running entrypoint).*(\n|\Z)", re.M)
+"""Ray's own at the head of each log: they say nothing of the run."""
 _SERVER_ERROR = re.compile(r"[^:]*status code 5\d\d")
 
 
@@ -64,7 +66,7 @@ class Submission:
         """The shell command that supervises the run."""
         sets = [f"--set={override}" for override in self.overrides]
         known = ["--resume"] if self.resume else ["--again"] if self.again else []
-        options = ["--run", self.run, "--retries", str(self.retries), *known, *sets]
+        options = ["--run", self.run, "--name", self.name, "--retries", str(self.retries), *known, *sets]
         return shlex.join([*SUPERVISOR, *options, "--", *self.words])
 
 
@@ -97,6 +99,11 @@ class Job:
     @property
     def is_live(self) -> bool:
         return self.state not in ENDED
+
+    @property
+    def end(self) -> str:
+        """How it ended, to be put after the run's name: "has failed"."""
+        return "was stopped" if self.state == "stopped" else f"has {self.state}"
 
     @property
     def is_lost(self) -> bool:
@@ -135,12 +142,8 @@ class Jobs:
         """Start a run. Raises ConfigError when one of the same name or in the same directory is not over."""
         before = self.all()
         for job in before:
-            if job.is_live and (job.name == wanted.name or job.run == wanted.run):
-                raise ConfigError(
-                    f"run {job.name!r} is {job.state} at {self.address} (run directory {job.run}): follow it with "
-                    f"`quorum logs {job.name} --follow`, end it with `quorum stop {job.name}`, or choose another "
-                    "--name and run.dir"
-                )
+            if job.name == wanted.name or job.run == wanted.run:
+                self.require_over(job)
         number = 1 + max((job.number for job in before if job.name == wanted.name), default=0)
         metadata = {NAME: wanted.name, RUN: wanted.run, WORDS: json.dumps(wanted.words), NUMBER: str(number)}
         metadata[DEADLINES] = json.dumps(dict(wanted.deadlines))
@@ -152,6 +155,15 @@ class Jobs:
             env=wanted.env,
             cpus=wanted.driver_cpus,
         )
+
+    def require_over(self, job: Job) -> None:
+        """Raise ConfigError where a submission is not over."""
+        if job.is_live:
+            raise ConfigError(
+                f"run {job.name!r} is {job.state} at {self.address} (run directory {job.run}): follow it with "
+                f"`quorum logs {job.name} --follow`, end it with `quorum stop {job.name}`, or choose another "
+                "--name and run.dir"
+            )
 
     def run_command(self, job: Job, entrypoint: str, label: str) -> Job:
         """Start a command of `quorum` on the cluster beside a live run, with the run's own code.
@@ -208,7 +220,7 @@ class Jobs:
 
     def log(self, job_id: str) -> str:
         """All that a submission has written so far. ResourceError too while its node is not reached."""
-        return str(self._ask(lambda: self._client.get_job_logs(job_id)))
+        return _RAY_LINES.sub("", str(self._ask(lambda: self._client.get_job_logs(job_id))))
 
     def stop(self, job_id: str) -> bool:
         """Have a submission end; does not wait. Returns whether it was running."""

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from orchestration.jobs.client import ADDRESS_VARIABLES, Job, Jobs
 from orchestration.run_dir import resolve_run
 from quorum.errors import ConfigError, DataError
+
+
+def run_directory(run: str) -> Path:
+    """Directory of a run of this machine, or of a submitted one where its directory is seen from here.
+
+    Raises:
+        ConfigError, ResourceError: see `submitted_run`.
+        DataError: there is no such run, or its directory is not seen.
+    """
+    found = submitted_run(run, None)
+    return resolve_run(run if found is None else found[1].run)
 
 
 def submitted_run(run: str, address: str | None) -> tuple[Jobs, Job] | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from configs.load import load_config, preset_names
+from configs.load import preset_names
+from configs.overrides import apply_override, check_overrides
 from configs.schema import DeadlineSection
 from configs.secrets import refuse_secrets
 from orchestration.jobs.client import Job, Submission
@@ -67,8 +69,12 @@ def of_config(
 def of_job(
     job: Job, overrides: Sequence[str], *, retries: int, working_dir: Path | None, driver_cpus: float
 ) -> Submission:
-    """The submission that goes on with the run of an earlier one; see `of_config`."""
+    """The submission that goes on with the run of an earlier one; see `of_config`.
+
+    Overrides are checked against the schema; against the run's own configuration its driver does it.
+    """
     refuse_secrets({"command line": list(overrides)})
+    check_overrides(overrides)
     deadlines = _deadlines_of_job(job, overrides)
     return Submission(
         name=job.name,
@@ -121,9 +127,11 @@ def _stop_deadlines(deadlines: DeadlineSection) -> dict[str, float]:
 
 def _deadlines_of_job(job: Job, overrides: Sequence[str]) -> dict[str, float]:
     """Those of the run, which the client may not see: as they were submitted, then overridden."""
-    words = [f"deadlines.{name}={seconds}" for name, seconds in job.deadlines.items()]
-    words += [word for word in overrides if word.lstrip().startswith("deadlines")]
-    return _stop_deadlines(load_config("srt", words).deadlines)
+    tree: dict[str, Any] = {"deadlines": dict(job.deadlines)}
+    for word in overrides:
+        if word.lstrip().startswith("deadlines"):
+            apply_override(tree, word)
+    return _stop_deadlines(DeadlineSection.model_validate(tree["deadlines"]))
 
 
 def _stop_environment(deadlines: Mapping[str, float]) -> dict[str, str]:

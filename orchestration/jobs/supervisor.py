@@ -29,6 +29,8 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0
 """Between attempts; doubled each time. The longest at once after NO_RESOURCES: a file server keeps the lock of a node
 that is gone for some 90 s, and nodes that replace it take minutes."""
 LOOK_SECONDS = 0.2
+SUBMITTED_AS = "QUORUM_SUBMITTED_AS"
+"""Variable that tells a driver under which name its run is resumed."""
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
@@ -63,10 +65,15 @@ def in_words(code: int) -> str:
 class Supervisor:
     """Makes attempts at one run until one ends for good."""
 
-    def __init__(self, run: Path, retries: int, command: Sequence[str], overrides: Sequence[str] = ()) -> None:
-        """`command` starts a driver, given the words of `train`; `overrides` are for resumed runs."""
+    def __init__(
+        self, run: Path, retries: int, command: Sequence[str], overrides: Sequence[str] = (), name: str = ""
+    ) -> None:
+        """`command` starts a driver, given the words of `train`; `overrides` are for resumed runs.
+
+        `name` is what the run was submitted as; empty where nobody can resume it by a name.
+        """
         self._run, self._retries, self._command = run, retries, tuple(command)
-        self._overrides = tuple(overrides)
+        self._overrides, self._name = tuple(overrides), name
         self._stopped = False
         # Now: the shell between Ray and this process may end by the same signal before it is asked who sent it.
         self._above = frozenset(ancestors(os.getpid()))
@@ -89,7 +96,7 @@ class Supervisor:
             if code == 0 or self._stopped or not should_retry(code, was_started or attempt > 0):
                 return exit_code(code)
             if attempt == self._retries:
-                _say(f"the driver {in_words(code)}; all {self._retries} retries are used up: `quorum resume` goes on")
+                _say(f"the driver {in_words(code)}; all {self._retries} retries are used up: {self._way_on()} goes on")
                 return KEPT_FAILING if code == -signal.SIGKILL else exit_code(code)
             seconds = wait_seconds(code, attempt)
             _say(
@@ -99,6 +106,9 @@ class Supervisor:
             if self._wait(seconds):
                 return 128 + signal.SIGTERM
         raise AssertionError("unreachable: the last attempt returns")
+
+    def _way_on(self) -> str:
+        return f"`quorum resume {self._name}`" if self._name else f"`quorum train --resume {self._run}`"
 
     def _is_started(self) -> bool:
         return (self._run / "run.json").is_file()
@@ -110,7 +120,8 @@ class Supervisor:
         return ["--resume", str(self._run), *kept, *self._overrides]
 
     def _attempt(self, words: Sequence[str]) -> int:
-        child = subprocess.Popen([*self._command, *words], stdin=subprocess.DEVNULL, preexec_fn=_fate_shared())
+        env = os.environ | ({SUBMITTED_AS: self._name} if self._name else {})
+        child = subprocess.Popen([*self._command, *words], stdin=subprocess.DEVNULL, env=env, preexec_fn=_fate_shared())
         while child.poll() is None:
             self._wait(LOOK_SECONDS, child)
         return int(child.returncode)
@@ -161,6 +172,7 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] | None =
     """Parse the command line and drive the run. Returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m orchestration.jobs.supervisor")
     parser.add_argument("--run", type=Path, required=True, help="run directory, on storage that all nodes share")
+    parser.add_argument("--name", default="", help="that `quorum resume` knows the run by")
     parser.add_argument("--retries", type=int, default=0, help="how often a driver that died is started again")
     known = parser.add_mutually_exclusive_group()
     known.add_argument("--resume", action="store_true", help="go on with the run if it was ever started")
@@ -169,9 +181,8 @@ def main(arguments: Sequence[str] | None = None, command: Sequence[str] | None =
     parser.add_argument("words", nargs="*", help="CONFIG and overrides of `quorum train`")
     chosen = parser.parse_args(arguments)
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    supervisor = Supervisor(
-        chosen.run, chosen.retries, command or (sys.executable, "-m", "orchestration", "train"), chosen.set
-    )
+    driver = command or (sys.executable, "-m", "orchestration", "train")
+    supervisor = Supervisor(chosen.run, chosen.retries, driver, chosen.set, chosen.name)
     return supervisor.drive(chosen.words, resume=chosen.resume, again=chosen.again)
 
 

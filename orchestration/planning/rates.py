@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -134,16 +135,20 @@ def _from_file(path: Path) -> Rates:
     known = {field.name for field in fields(Rates)} - {"source"}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        wrong = sorted(set(values) - known)
+        unknown = sorted(set(values) - known)
         rates = Rates(**{name: float(value) for name, value in values.items() if name in known}, source=str(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--rates {path}: {error}; expected a JSON object with sampler_tokens_per_second, "
             "learner_tokens_per_second, mean_completion_tokens and, if known, sync_seconds"
         ) from error
-    positive = (rates.sampler_tokens_per_second, rates.learner_tokens_per_second, rates.mean_completion_tokens)
-    if wrong or min(positive) <= 0:
-        raise ConfigError(f"--rates {path}: unknown {wrong or 'nothing'}; known: {sorted(known)}, all above 0")
+    problems = [f"{name}: unknown (known: {', '.join(sorted(known))})" for name in unknown]
+    for name in values.keys() & known:
+        value, may_be_zero = getattr(rates, name), name == "sync_seconds"
+        if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
+            problems.append(f"{name}: got {value:g}, must be a number {'of 0 or more' if may_be_zero else 'above 0'}")
+    if problems:
+        raise ConfigError([f"--rates {path}: {problem}" for problem in sorted(problems)])
     return rates
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.learner_sections import LoraSection
 from configs.schema import ModelSection
+from data.model_files import require_hub
 from quorum.errors import DataError
 
 KEEPING = ("full_attention", "sliding_attention", "chunked_attention")
@@ -75,6 +76,7 @@ def read_shape(model: ModelSection) -> ModelShape:
     from transformers import AutoConfig
 
     try:
+        require_hub(model)
         config = AutoConfig.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from orchestration.planning.balance import Step
 from orchestration.planning.estimate import HEADROOM, Estimate
-from orchestration.planning.parts import Place
 
 GB = 1e9
+SMALL = 0.1
+"""Below it a number of GB, billions or seconds is shown in the next smaller unit."""
 
 
 def render(plan: Estimate) -> str:
@@ -21,8 +22,10 @@ def render(plan: Estimate) -> str:
 
 def _model(plan: Estimate) -> Iterator[str]:
     shape, hardware = plan.shape, plan.hardware
+    billions = shape.num_parameters / 1e9
+    parameters = f"{billions:.2f} B" if billions >= SMALL else f"{1e3 * billions:.2f} M"
     yield (
-        f"{shape.name}: {shape.num_parameters / 1e9:.2f} B parameters, {shape.layers} layers of {shape.hidden}, "
+        f"{shape.name}: {parameters} parameters, {shape.layers} layers of {shape.hidden}, "
         f"vocabulary {shape.vocabulary:,}"
     )
     yield f"{hardware.gpus} GPUs of {hardware.gpu_bytes / GB:.0f} GB, {hardware.gpus_per_node} per node"
@@ -35,13 +38,19 @@ def _learner(plan: Estimate) -> Iterator[str]:
     for part in plan.learner.parts:
         when = "" if part.phase == "always" else f"  while in {part.phase}"
         where = "  host" if part.place == "host" else ""
-        yield f"  {part.name:<38}{part.num_bytes / GB:>9.2f} GB{where}{when}"
-    yield f"  {'peak on the device':<38}{_peak(plan, 'device'):>9.2f} GB  {_verdict(plan)}"
-    yield f"  {'peak on the host':<38}{_peak(plan, 'host'):>9.2f} GB"
+        yield f"  {part.name:<38}{size(part.num_bytes):>12}{where}{when}"
+    yield f"  {'peak on the device':<38}{size(plan.learner.peak('device')):>12}  {_verdict(plan)}"
+    yield f"  {'peak on the host':<38}{size(plan.learner.peak('host')):>12}"
 
 
-def _peak(plan: Estimate, place: Place) -> float:
-    return plan.learner.peak(place) / GB
+def size(num_bytes: float) -> str:
+    """Of memory, in GB, or in MB where GB would round most of it away."""
+    return f"{num_bytes / GB:.2f} GB" if num_bytes >= SMALL * GB or not num_bytes else f"{1e3 * num_bytes / GB:.2f} MB"
+
+
+def duration(seconds: float, decimals: int = 1) -> str:
+    """In seconds, or in milliseconds where seconds would round most of it away."""
+    return f"{seconds:.{decimals}f}s" if seconds >= SMALL or not seconds else f"{1e3 * seconds:.{decimals}f}ms"
 
 
 def _verdict(plan: Estimate) -> str:
@@ -54,9 +63,9 @@ def _sampler(plan: Estimate) -> Iterator[str]:
     sampler, rollout = plan.sampler, plan.config.rollout
     yield f"sampler's worker (1 of {rollout.tensor_parallel_size})"
     for part in sampler.memory.parts:
-        yield f"  {part.name:<38}{part.num_bytes / GB:>9.2f} GB"
+        yield f"  {part.name:<38}{size(part.num_bytes):>12}"
     per_token = sampler.kv_bytes_per_token / 1e3
-    yield f"  {'limit of the engine':<38}{sampler.limit_bytes / GB:>9.2f} GB"
+    yield f"  {'limit of the engine':<38}{size(sampler.limit_bytes):>12}"
     yield f"  {per_token:.1f} kB per token, {sampler.cached_tokens:,} tokens in the cache"
     yield (
         f"  {sampler.concurrent_full:,} completions at once of the full {plan.config.max_model_len:,} tokens, "
@@ -86,7 +95,8 @@ def _step_line(plan: Estimate, name: str, step: Step) -> str:
     hours = plan.gpu_hours(step)
     cost = f"  cost {hours * plan.hardware.price:,.2f}" if plan.hardware.price else ""
     return (
-        f"  {name:<14}{step.num_samplers:>9}{step.num_ranks:>7}{step.gpus:>6}{step.rollout_seconds:>9.1f}s"
-        f"{step.learn_seconds:>8.1f}s{step.sync_seconds:>7.2f}s{step.seconds:>8.1f}s  {hours:.3f}{cost}"
-        f"  slower: {step.limited_by}" + (", in turn" if not step.overlaps else ", side by side")
+        f"  {name:<14}{step.num_samplers:>9}{step.num_ranks:>7}{step.gpus:>6}{duration(step.rollout_seconds):>10}"
+        f""
+        f"{duration(step.learn_seconds):>9}{duration(step.sync_seconds, 2):>8}{duration(step.seconds):>9}"
+        f"  {hours:.3f}{cost}  slower: {step.limited_by}" + (", in turn" if not step.overlaps else ", side by side")
     )

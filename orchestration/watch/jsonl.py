@@ -31,10 +31,24 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All whole rows; an empty list when there is no file."""
+    return whole_rows(path.read_bytes()) if path.is_file() else []
+
+
+def read_last_rows(path: Path, num_bytes: int) -> list[dict[str, Any]]:
+    """Whole rows among the last `num_bytes` of a file; an empty list when there is no file."""
     if not path.is_file():
         return []
+    with open(path, "rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - num_bytes)
+        file.seek(start)
+        data = file.read()
+    return whole_rows(data.partition(b"\n")[2] if start else data)
+
+
+def whole_rows(data: bytes) -> list[dict[str, Any]]:
+    """Rows of lines that end; a line that is no JSON object is left out."""
     rows = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    for line in data.split(b"\n")[:-1]:
         try:
             row = json.loads(line)
         except ValueError:

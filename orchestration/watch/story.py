@@ -168,7 +168,8 @@ def where_to_look(view: RunView) -> list[str]:
     if (view.path / "tensorboard").is_dir():
         lines.append(f"plots: tensorboard --logdir {view.path}")
     if view.info.get("state", "running") != "done":
-        lines.append(f"continue: quorum train --resume {view.path}")
+        name = view.info.get("submitted_as")
+        lines.append(f"continue: quorum resume {name}" if name else f"continue: quorum train --resume {view.path}")
     return lines
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ from orchestration.run_dir import is_driven, read_config, read_info
 from orchestration.step_metrics import alarm_limits
 from orchestration.watch.alarms import alarms
 from orchestration.watch.display import SHOWN, format_value
-from orchestration.watch.jsonl import current_rows, supersession
+from orchestration.watch.jsonl import current_rows, read_last_rows, supersession
 from orchestration.watch.metrics import FILE_NAME, METRICS
 
 if TYPE_CHECKING:
@@ -40,14 +38,7 @@ def is_live(path: Path) -> bool:
 
 def last_values(path: Path) -> tuple[int | None, dict[str, float]]:
     """The last step with metrics and its values; (None, {}) when there is none."""
-    file = path / FILE_NAME
-    if not file.is_file():
-        return None, {}
-    with open(file, "rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - TAIL_BYTES))
-        lines = stream.read().split(b"\n")[:-1]
-    rows = [json.loads(line) for line in lines[size > TAIL_BYTES :]]
+    rows = read_last_rows(path / FILE_NAME, TAIL_BYTES)
     rows = [row for row in rows if isinstance(row.get("time/step_seconds"), float)]
     if not rows:
         return None, {}

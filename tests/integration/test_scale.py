@@ -129,7 +129,7 @@ def test_a_live_run_grows_and_shrinks_and_the_command_shows_how(driver: Driver) 
     assert "4 samplers READY after" in grown.output
     shrunk = driver.scale(1)
     assert shrunk.code == 0, shrunk.output
-    assert "1 samplers READY after" in shrunk.output and driver.num_ready == 1
+    assert "1 sampler READY after" in shrunk.output and driver.num_ready == 1
     assert driver.slowest_poll < 0.2, "the loop is never held up"
 
 

@@ -49,7 +49,9 @@ class Selection:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Selection:
-        """Of a query string's fields; unknown ones are left out. Raises DataError for a value that says nothing."""
+        """Of a query string's fields; Raises DataError for one that there is not, and for a value that says nothing."""
+        if unknown := sorted(query.keys() - set(cls.__slots__)):
+            raise DataError(f"{unknown[0]}: no such filter; there are {', '.join(cls.__slots__)}")
         found = cls(**{name: query[name].strip() for name in cls.__slots__ if query.get(name, "").strip()})
         choices = {
             "role": tuple(Role),

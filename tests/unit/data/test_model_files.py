@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 
 import pytest
 
 from configs.schema import ModelSection
-from data.model_files import check_model_dir, load_tokenizer
+from data.model_files import PLACEHOLDER, check_model_dir, load_tokenizer
+from orchestration.planning.shape import read_shape
 from quorum.errors import DataError
 
 CONFIG = {"model_type": "qwen2", "max_position_embeddings": 256, "vocab_size": 104, "num_attention_heads": 4}
@@ -95,3 +97,20 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_name(tmp_path, call):
 def test_a_damaged_tokenizer_is_one_line(directory):
     (directory / "tokenizer.json").write_text("{broken")
     assert "the tokenizer cannot be loaded" in refusal(directory, load_tokenizer)
+
+
+def test_a_hub_that_is_not_reached_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    began = time.monotonic()
+    for look in (check_model_dir, read_shape):
+        with pytest.raises(DataError, match=r"owner/none: no such model directory here.*not reached at http://127"):
+            look(ModelSection(path="owner/none"))
+    assert time.monotonic() - began < 10
+
+
+def test_a_placeholder_is_told_from_a_directory_that_is_not_there() -> None:
+    with pytest.raises(DataError, match=r"placeholder.*set model\.path"):
+        check_model_dir(ModelSection(path=PLACEHOLDER))

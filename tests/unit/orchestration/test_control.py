@@ -21,7 +21,7 @@ def limits(**changes: object) -> Limits:
 def test_fewer_than_the_run_may_have_is_refused_with_the_way_out() -> None:
     refusal = limits().refusal(1)
     assert refusal is not None
-    assert "1 samplers are fewer than the run may have, 2 (rollout.min_samplers)" in refusal and "resume" in refusal
+    assert "1 sampler would be fewer than the run may have, 2 (rollout.min_samplers)" in refusal and "resume" in refusal
     assert limits().refusal(2) is None and limits().refusal(1000) is None
 
 

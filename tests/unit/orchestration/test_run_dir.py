@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from configs.schema import RunConfig
+from orchestration.jobs.supervisor import SUBMITTED_AS
 from orchestration.run_dir import RunDir, read_config, read_info, resolve_run, write_atomic
-from quorum.errors import ConfigError, DataError, ResourceError, StorageError
+from orchestration.watch.story import story
+from quorum.errors import ConfigError, DataError, Interrupted, ResourceError, StorageError
 
 
 def config(path: Path) -> RunConfig:
@@ -78,3 +80,20 @@ def test_a_failed_atomic_write_leaves_the_old_file(tmp_path: Path) -> None:
     )
     assert StorageError.__name__ in done.stderr
     assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["", "my-run"])
+def test_a_run_that_a_job_drives_is_continued_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(SUBMITTED_AS, name)
+    run = RunDir.create(config(tmp_path / "run"), "hash of prompts")
+    way_on = "quorum resume my-run" if name else f"quorum train --resume {tmp_path / 'run'}"
+    with pytest.raises(Interrupted, match=f"continue with `{way_on}`"), run.recording_end():
+        raise Interrupted(15)
+    assert f"continue: {way_on}" in story(run.path)
+
+
+def test_a_directory_that_cannot_be_made_starts_nothing() -> None:
+    with pytest.raises(ResourceError, match=r"nothing was started.*run\.dir"):
+        RunDir.create(config(Path("/proc/x/y")))

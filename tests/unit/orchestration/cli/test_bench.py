@@ -96,6 +96,8 @@ def test_results_are_named_and_described_as_the_check_before_expects(name: str) 
         (["toy", "--against", "trl"], "belongs to `quorum bench pipeline`"),
         (["scale", "--workload", "short"], "does not take --workload"),
         (["pipeline", "--schedule", "--against", "trl"], "leave one out"),
+        (["startup", "--samplers", "2"], "--samplers belongs to `quorum bench rollout`"),
+        (["toy", "--json", "/proc/x/y.json"], "--json /proc/x/y.json: cannot be written"),
         (["rollout", "--samplers", "1,two"], "as in 1,2,4"),
         (["rollout", "--samplers", "0"], "expected numbers from 1 on"),
         (["rollout", "--model", "gpt-7"], "there are: tiny"),

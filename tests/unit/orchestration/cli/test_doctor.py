@@ -12,7 +12,8 @@ import pytest
 from orchestration import machine
 from orchestration.cli.doctor import report
 from orchestration.determinism import COMPLETIONS_PER_PROMPT, MAX_PROMPT_TOKENS, compare, make_requests
-from orchestration.machine import Check
+from orchestration.machine import Check, ask_cluster
+from quorum.errors import ResourceError
 from tests.builders import make_completion, make_group
 
 ROOT = Path(__file__).parents[4]
@@ -112,3 +113,9 @@ def test_the_verdict_counts_tokens_and_logprob_bits_apart() -> None:
     verdict = compare(alone, {"bits": bits, "tokens": tokens})
     assert verdict.text == "ledger exact, tokens not"
     assert (verdict.num_token_differences, verdict.num_logprob_differences) == (1, 1)
+
+
+def test_the_job_server_s_address_is_no_cluster_and_the_fix_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(ResourceError, match=r"RAY_ADDRESS is http.*job server.*HOST:PORT.*unset RAY_ADDRESS"):
+        ask_cluster("auto")

@@ -79,7 +79,7 @@ def test_an_error_is_one_line_and_the_exit_code_of_its_class(
 
 
 def test_a_signal_exits_with_its_shell_code(capsys: pytest.CaptureFixture[str]) -> None:
-    code, line = exit_of(raising(Interrupted(15, "runs/a")), capsys)
+    code, line = exit_of(raising(Interrupted(15, "quorum train --resume runs/a")), capsys)
     assert code == 143
     assert line.startswith("quorum: error: stopped by SIGTERM; continue with `quorum train --resume runs/a`")
 

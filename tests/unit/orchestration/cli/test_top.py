@@ -88,3 +88,10 @@ def test_after_a_resume_the_last_step_is_the_new_drivers(run: Path) -> None:
         file.write(json.dumps(row) + "\n")
     step, values = top_view.last_values(run)
     assert step == 3 and values["vote/agreement_mean"] == 0.5
+
+
+def test_a_broken_line_is_left_out(run: Path) -> None:
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text('{"step": 4, "ti\n[1]\n' + whole)
+    step, values = top_view.last_values(run)
+    assert step == 6 and values["vote/agreement_mean"] == 0.75

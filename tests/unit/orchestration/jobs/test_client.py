@@ -20,7 +20,8 @@ WANTED = Submission("a", "/shared/a", ("my.yaml", "x.y=[1, 2]"), retries=2, work
 
 def test_an_entry_point_survives_the_shell_and_names_run_retries_and_words() -> None:
     words = shlex.split(replace(WANTED, resume=True, overrides=("a.b=c d",)).entrypoint)
-    assert words[3:] == ["--run", "/shared/a", "--retries", "2", "--resume", "--set=a.b=c d", "--", *WANTED.words]
+    assert words[3:7] == ["--run", "/shared/a", "--name", "a"]
+    assert words[7:] == ["--retries", "2", "--resume", "--set=a.b=c d", "--", *WANTED.words]
     assert "--again" in replace(WANTED, again=True).entrypoint
     assert "--again" not in replace(WANTED, again=True, resume=True).entrypoint, "the user's overrides still count"
 

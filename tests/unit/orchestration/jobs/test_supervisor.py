@@ -187,3 +187,10 @@ def test_a_run_goes_on_without_any_words(tmp_path: Path, driver: list[str]) -> N
     (tmp_path / "run.json").write_text("{}")
     supervise(tmp_path, driver, "--resume").communicate(timeout=SECONDS)
     assert attempts(tmp_path) == [f"--resume {tmp_path}"]
+
+
+def test_a_driver_is_told_the_name_that_its_run_is_resumed_by(tmp_path: Path) -> None:
+    code = f"import os; open({str(tmp_path / 'name')!r}, 'w').write(os.environ['{supervisor.SUBMITTED_AS}'])"
+    supervised = supervisor.Supervisor(tmp_path, 0, [sys.executable, "-c", code], name="a")
+    assert supervised.drive(["x"]) == 0
+    assert (tmp_path / "name").read_text() == "a"

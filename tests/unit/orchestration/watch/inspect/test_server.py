@@ -138,3 +138,8 @@ def test_a_run_with_evaluations_alone_shows_them_at_once(tmp_path: Path) -> None
     finally:
         server.server_close()
     assert "1 of 1 groups" in page and "/compare?role=eval" in page
+
+
+def test_a_filter_that_there_is_not_is_refused(server: InspectServer) -> None:
+    code, text = ask(server, "/?consensus=5")
+    assert code == 400 and "consensus: no such filter" in text and "sort" in text
