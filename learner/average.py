@@ -52,9 +52,9 @@ class AverageModule:
         """Let DeepSpeed go of it."""
         self._frozen.close()
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         """The average's forward pass; a collective under ZeRO-3."""
-        return self._frozen.forward(*inputs)
+        return self._frozen.forward(*inputs, **options)
 
     def follow(self) -> None:
         """Move towards the policy, once per step. A collective for bfloat16 weights at stages 1 and 2."""

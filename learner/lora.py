@@ -154,10 +154,10 @@ class WithoutAdapters:
         self._layers = list(_adapters(model).values())
 
     @torch.no_grad()
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         """The forward pass with every adapter off; a collective under ZeRO-3."""
         with self._off():
-            return self._engine.forward(*inputs)
+            return self._engine.forward(*inputs, **options)
 
     @contextlib.contextmanager
     def _off(self) -> Iterator[None]:

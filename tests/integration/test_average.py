@@ -82,3 +82,17 @@ def test_an_average_is_loaded_by_other_ranks_at_another_stage(model, tmp_path):
         with Ranks(make_config(model, num_ranks=num_ranks, zero_stage=zero_stage), AveragingRank) as ranks:
             ranks.all("load_average", str(tmp_path))
             assert np.array_equal(ranks.all("average_weights")[0], saved)
+
+
+def test_the_kl_to_the_average_is_that_to_the_base_model_while_it_hardly_moves_and_none_where_it_follows(model):
+    found = {}
+    for name, settings in {
+        "base": {"kl": {"measure": True}},
+        "still": {"kl": {"measure": True, "reference": "average"}, "average_decay": 0.999999},
+        "follows": {"kl": {"measure": True, "reference": "average"}, "average_decay": 1e-9},
+    }.items():
+        with Ranks(make_config(model, zero_stage=2, learning_rate=1e-2, **settings)) as ranks:
+            found[name] = [ranks.step(batch).mean("kl") for batch in batches(2)]
+    assert found["base"][1] > 1e-4
+    assert found["still"] == pytest.approx(found["base"], rel=1e-3, abs=1e-6)
+    assert found["follows"] == pytest.approx([0.0, 0.0], abs=1e-6)
