@@ -24,7 +24,7 @@ from tests.integration.run_helpers import (
 from tests.integration.test_label_sources import arguments, rows_of
 from tests.integration.test_run import write_data
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.all, pytest.mark.timeout(600)]
 
 STEPS, PROMPTS, K, DELTA = 4, 8, 8, 0.25
 
@@ -90,7 +90,6 @@ def test_a_replay_knows_the_past_of_the_prompts(
     assert result["num_differing_tensors"] == result["num_differing_votes"] == 0 < result["num_tensors"]
 
 
-@pytest.mark.all
 def test_killed_and_resumed_it_is_the_same_history(whole: Finished, root: Path) -> None:
     run = root / "killed"
     process = start(*remedied(run, root / "data"))
