@@ -160,9 +160,13 @@ def require_hub(model: ModelSection) -> None:
         DataError: the model is neither here nor the hub reached.
         ValueError: it can be no hub name.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if Path(model.path).is_dir() or constants.HF_HUB_OFFLINE:
+    if Path(model.path).is_dir():
+        return
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+    except ImportError:  # the base install: whoever loads the model says what is missing
+        return
+    if constants.HF_HUB_OFFLINE:
         return
     if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
         return
